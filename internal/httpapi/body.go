@@ -1,0 +1,85 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+)
+
+// readBody reads the request's JSON object into c.Body. Its media type does not matter.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#api-standards
+func (c *Call) readBody(w http.ResponseWriter) error {
+	body, err := readAll(w, c.Request, c.route.maxBody)
+	if err != nil {
+		return err
+	}
+	if len(body) == 0 && c.route.optional {
+		body = []byte("{}")
+	}
+	c.Body = body
+	return checkObject(body)
+}
+
+// readAll reads at most limit bytes. What the request claims to be its length is believed up to 64 KiB: more
+// is given to those who have sent as much.
+func readAll(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	const believed = 64 << 10
+	if r.ContentLength > limit {
+		return nil, tooLarge(limit)
+	}
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil, nil
+	}
+	var body bytes.Buffer
+	if r.ContentLength > 0 {
+		body.Grow(int(min(r.ContentLength, believed)) + bytes.MinRead)
+	}
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
+	var over *http.MaxBytesError
+	switch {
+	case errors.As(err, &over):
+		return nil, tooLarge(limit)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, mxerr.NotJSON.With("the body ended early")
+	case err != nil:
+		return nil, mxerr.NotJSON.With("the body could not be read")
+	}
+	return body.Bytes(), nil
+}
+
+func tooLarge(limit int64) error {
+	return mxerr.TooLarge.With("the body may have %d bytes", limit)
+}
+
+// checkObject refuses what is not one JSON object: valid UTF-8, no key twice, not nested too deep.
+func checkObject(body []byte) error {
+	if err := checkJSON(body); err != nil {
+		return err
+	}
+	if first := bytes.TrimLeft(body, " \t\r\n"); len(first) == 0 || first[0] != '{' {
+		return mxerr.BadJSON.With("the body must be a JSON object")
+	}
+	return nil
+}
+
+// decode fills in from a checked object. The client learns which key is wrong, not what our types are called.
+func decode(body []byte, in any) error {
+	err := json.Unmarshal(body, in)
+	if err == nil {
+		return nil
+	}
+	var wrong *json.UnmarshalTypeError
+	var own *mxerr.Error
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &wrong) && wrong.Field != "":
+		return mxerr.BadJSON.With("%s: %s is not what is expected here", wrong.Field, wrong.Value)
+	}
+	return mxerr.BadJSON
+}
