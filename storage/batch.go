@@ -34,6 +34,9 @@ type Act struct {
 	// is answered and before the positions are published. It may not wait.
 	Committed func(first Pos)
 
+	// Announced, if not nil, is called once the positions are published: the place for wake-ups. It may not wait.
+	Announced func(first Pos)
+
 	// Refused, if not nil, is called when the act was not written, likewise in order.
 	Refused func(err error)
 
@@ -213,6 +216,9 @@ func (b *batcher) answer(acts []*Act, refused []error) {
 		}
 	}
 	for i, a := range acts {
+		if refused[i] == nil && a.Announced != nil {
+			a.Announced(a.first)
+		}
 		a.finish(refused[i])
 	}
 }
@@ -310,10 +316,14 @@ func (g *gathered) add(a *Act) {
 		g.addRow(r)
 	}
 	for _, w := range a.rooms {
-		if before, ok := g.rooms[w.Room]; ok && before.ToSeq == w.FromSeq {
-			w.FromSeq = before.FromSeq
-		} else if !ok {
+		before, ok := g.rooms[w.Room]
+		switch {
+		case !ok:
 			g.moving = append(g.moving, w.Room)
+		case before.ToSeq == w.FromSeq:
+			w.FromSeq = before.FromSeq
+		default: // no row has this sequence number: the statement must fail, so that each act is tried alone
+			w.FromSeq = -1
 		}
 		g.rooms[w.Room] = w
 	}

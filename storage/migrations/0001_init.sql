@@ -84,7 +84,8 @@ CREATE TABLE mx_events (
 	room        BIGINT NOT NULL,
 	event_id    TEXT NOT NULL UNIQUE,
 	ord         BIGINT NOT NULL,  -- place in this room's history
-	state       BIGINT NOT NULL,  -- the state before the event
+	before      BIGINT NOT NULL,  -- the state before the event: a node of mx_state_nodes
+	now         BIGINT NOT NULL,  -- the room's current state once the event had arrived
 	flags       BIGINT NOT NULL,  -- see storage.EventFlags
 	redacted_by BIGINT NOT NULL,  -- position of the redaction, 0 for none
 	device_id   TEXT NOT NULL,    -- local sends: the device and its transaction id

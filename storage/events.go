@@ -1,0 +1,101 @@
+package storage
+
+import (
+	"database/sql"
+
+	"github.com/embedmatrix/homeserver/internal/id"
+)
+
+// Flags of a stored event.
+const (
+	InTimeline int64 = 1 << iota // part of the history that clients are told
+	Outlier                      // known, but without the state before it
+	Rejected                     // refused by the authorisation rules
+	SoftFailed                   // refused by the current state only
+)
+
+// OrdShift makes a place in a room's history from a position: events that arrive live have pos << OrdShift,
+// so that what fills a gap later finds room between them; backfilled events count down from zero.
+const OrdShift = 16
+
+// Event is a stored event.
+type Event struct {
+	Pos        Pos
+	Room       int64
+	ID         id.EventID
+	Ord        int64 // place in the room's history
+	Before     int64 // the state before it
+	Now        int64 // the room's current state once it had arrived
+	Flags      int64
+	RedactedBy Pos // 0 for none
+	Device     id.DeviceID
+	Txn        []byte // the transaction id by which Device sent it
+	JSON       []byte
+}
+
+const eventColumns = `pos, room, event_id, ord, before, now, flags, redacted_by, device_id, txn, json`
+
+// InsertEvent writes an event; see Event.Row.
+var InsertEvent = &Insert{Table: "mx_events", Columns: eventColumns}
+
+// Row is the event as arguments of InsertEvent.
+func (e *Event) Row() []any {
+	return []any{e.Pos, e.Room, string(e.ID), e.Ord, e.Before, e.Now, e.Flags, e.RedactedBy, string(e.Device), e.Txn, e.JSON}
+}
+
+func scanEvent(row *sql.Rows, e *Event) error {
+	return row.Scan(&e.Pos, &e.Room, &e.ID, &e.Ord, &e.Before, &e.Now, &e.Flags, &e.RedactedBy, &e.Device, &e.Txn, &e.JSON)
+}
+
+const selectEventsAt = `
+	SELECT ` + eventColumns + ` FROM mx_events WHERE pos IN (SELECT CAST(value AS BIGINT) FROM json_each($1))`
+
+// EventsAt returns the events with these positions, in no order; unknown ones are left out.
+func (tx *Tx) EventsAt(positions []Pos) ([]Event, error) {
+	return collect(tx, scanEvent, selectEventsAt, list(positions))
+}
+
+const selectEventByID = `
+	SELECT ` + eventColumns + ` FROM mx_events WHERE event_id = $1`
+
+// EventByID returns the event with an id, or ErrNotFound.
+func (tx *Tx) EventByID(event id.EventID) (Event, error) {
+	return one(tx, scanEvent, selectEventByID, event)
+}
+
+const selectHistoryBackwards = `
+	SELECT ` + eventColumns + ` FROM mx_events
+	WHERE room = $1 AND ord < $2 AND ord > $3 AND flags = 1 ORDER BY ord DESC LIMIT $4`
+
+// HistoryBackwards returns at most limit timeline events of a room with a place in (after, before), newest first.
+func (tx *Tx) HistoryBackwards(room, before, after int64, limit int) ([]Event, error) {
+	return collect(tx, scanEvent, selectHistoryBackwards, room, before, after, limit)
+}
+
+const selectHistoryForwards = `
+	SELECT ` + eventColumns + ` FROM mx_events
+	WHERE room = $1 AND ord > $2 AND ord < $3 AND flags = 1 ORDER BY ord LIMIT $4`
+
+// HistoryForwards returns at most limit timeline events of a room with a place in (after, before), oldest first.
+func (tx *Tx) HistoryForwards(room, after, before int64, limit int) ([]Event, error) {
+	return collect(tx, scanEvent, selectHistoryForwards, room, after, before, limit)
+}
+
+// InsertTransaction remembers a client's transaction id: txn_hash, event_id, at_ms.
+var InsertTransaction = &Insert{Table: "mx_transactions", Columns: "txn_hash, event_id, at_ms"}
+
+const selectTransaction = `SELECT event_id FROM mx_transactions WHERE txn_hash = $1`
+
+// Transaction returns the event that a transaction id made, or ErrNotFound.
+func (tx *Tx) Transaction(hash []byte) (id.EventID, error) {
+	return one(tx, value[id.EventID], selectTransaction, hash)
+}
+
+const updateRedacted = `
+	UPDATE mx_events SET json = $2, redacted_by = $3 WHERE pos = $1`
+
+// RedactEvent replaces the event at a position by its redacted form, because of the redaction at by.
+func (tx *Tx) RedactEvent(pos Pos, json []byte, by Pos) error {
+	_, err := tx.exec(updateRedacted, pos, json, by)
+	return err
+}

@@ -1,0 +1,101 @@
+package storage
+
+import (
+	"database/sql"
+
+	"github.com/embedmatrix/homeserver/internal/id"
+)
+
+// Room is what is stored of a room itself.
+type Room struct {
+	Num         int64 // our number for it
+	ID          id.RoomID
+	Version     string
+	Seq         int64 // counts its writes
+	State       int64 // the current state, 0 when empty
+	LastPos     Pos   // of the newest event in its timeline
+	Extremities []byte
+}
+
+// InsertRoom writes a new room: room, room_id, version, seq, state, last_pos, extremities.
+var InsertRoom = &Insert{Table: "mx_rooms", Columns: "room, room_id, version, seq, state, last_pos, extremities"}
+
+const selectRoom = `
+	SELECT room, room_id, version, seq, state, last_pos, extremities FROM mx_rooms WHERE room_id = $1`
+
+// Room returns the room with an id, or ErrNotFound.
+func (tx *Tx) Room(room id.RoomID) (Room, error) {
+	return one(tx, scanRoom, selectRoom, room)
+}
+
+const selectRoomByNumber = `
+	SELECT room, room_id, version, seq, state, last_pos, extremities FROM mx_rooms WHERE room = $1`
+
+// RoomByNumber returns the room with a number, or ErrNotFound.
+func (tx *Tx) RoomByNumber(room int64) (Room, error) {
+	return one(tx, scanRoom, selectRoomByNumber, room)
+}
+
+func scanRoom(row *sql.Rows, r *Room) error {
+	return row.Scan(&r.Num, &r.ID, &r.Version, &r.Seq, &r.State, &r.LastPos, &r.Extremities)
+}
+
+// Member is somebody's current membership of a room.
+type Member struct {
+	Room       int64
+	User       id.UserID
+	Membership string
+	Pos        Pos // of the member event
+	Forgotten  bool
+}
+
+// UpsertMember writes a current membership: room, user_id, membership, pos, forgotten.
+var UpsertMember = &Insert{
+	Table: "mx_memberships", Columns: "room, user_id, membership, pos, forgotten", Key: 2,
+	Conflict: "ON CONFLICT (room, user_id) DO UPDATE SET membership = excluded.membership, pos = excluded.pos, forgotten = excluded.forgotten",
+}
+
+const selectMembers = `
+	SELECT room, user_id, membership, pos, forgotten FROM mx_memberships WHERE room = $1 ORDER BY pos`
+
+// Members returns the current memberships of a room, in the order of their events.
+func (tx *Tx) Members(room int64) ([]Member, error) {
+	return collect(tx, scanMember, selectMembers, room)
+}
+
+const selectMembershipsOf = `
+	SELECT room, user_id, membership, pos, forgotten FROM mx_memberships WHERE user_id = $1 ORDER BY pos`
+
+// MembershipsOf returns a user's current memberships, in the order of their events.
+func (tx *Tx) MembershipsOf(user id.UserID) ([]Member, error) {
+	return collect(tx, scanMember, selectMembershipsOf, user)
+}
+
+func scanMember(row *sql.Rows, m *Member) error {
+	return row.Scan(&m.Room, &m.User, &m.Membership, &m.Pos, &m.Forgotten)
+}
+
+const updateForgotten = `
+	UPDATE mx_memberships SET forgotten = TRUE WHERE room = $1 AND user_id = $2 AND membership IN ('leave', 'ban')`
+
+// Forget marks a room that a user has left as forgotten; false when the user has not left it.
+func (tx *Tx) Forget(room int64, user id.UserID) (bool, error) {
+	n, err := tx.exec(updateForgotten, room, user)
+	return n == 1, err
+}
+
+const selectRoomIDs = `
+	SELECT room, room_id FROM mx_rooms WHERE room IN (SELECT CAST(value AS BIGINT) FROM json_each($1))`
+
+// RoomIDs returns the ids of numbered rooms.
+func (tx *Tx) RoomIDs(rooms []int64) (map[int64]id.RoomID, error) {
+	ids := make(map[int64]id.RoomID, len(rooms))
+	err := each(tx, func(row *sql.Rows) error {
+		var num int64
+		var room id.RoomID
+		err := row.Scan(&num, &room)
+		ids[num] = room
+		return err
+	}, selectRoomIDs, list(rooms))
+	return ids, err
+}
