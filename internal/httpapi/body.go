@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 )
 
@@ -58,8 +59,11 @@ func tooLarge(limit int64) error {
 
 // checkObject refuses what is not one JSON object: valid UTF-8, no key twice, not nested too deep.
 func checkObject(body []byte) error {
-	if err := checkJSON(body); err != nil {
-		return err
+	if err := canonjson.CheckLenient(body); err != nil {
+		if errors.Is(err, canonjson.ErrSyntax) {
+			return mxerr.NotJSON
+		}
+		return mxerr.BadJSON.With("%v", err)
 	}
 	if first := bytes.TrimLeft(body, " \t\r\n"); len(first) == 0 || first[0] != '{' {
 		return mxerr.BadJSON.With("the body must be a JSON object")
