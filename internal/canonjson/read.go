@@ -11,6 +11,7 @@ import (
 type Members struct {
 	data []byte
 	pos  int
+	end  int
 	done bool
 }
 
@@ -39,7 +40,7 @@ func (m *Members) Next() (key, value []byte, ok bool) {
 		return nil, nil, false
 	}
 	value = m.data[from:to:to]
-	m.pos = to
+	m.pos, m.end = to, to
 	if m.data[to] == ',' {
 		m.pos++
 	}
@@ -74,6 +75,9 @@ func get(object []byte, key string) []byte {
 		}
 	}
 }
+
+// End is the offset at which the last value ended.
+func (m *Members) End() int { return m.end }
 
 // Elements walks the elements of an array that is known to be canonical JSON; see Members.
 type Elements struct {
@@ -233,4 +237,3 @@ func skipString(data []byte, i int) int {
 	}
 	return len(data)
 }
-
