@@ -27,7 +27,7 @@ func (c *Call) readBody(w http.ResponseWriter) error {
 }
 
 // readAll reads at most limit bytes. What the request claims to be its length is believed up to 64 KiB: more
-// is given to those who have sent as much.
+// room is given to those who have sent as much.
 func readAll(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	const believed = 64 << 10
 	if r.ContentLength > limit {
@@ -36,21 +36,26 @@ func readAll(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil, nil
 	}
-	var body bytes.Buffer
-	if r.ContentLength > 0 {
-		body.Grow(int(min(r.ContentLength, believed)) + bytes.MinRead)
+	if r.ContentLength > 0 && r.ContentLength <= believed {
+		body := make([]byte, r.ContentLength)
+		_, err := io.ReadFull(r.Body, body)
+		return body, unreadable(err)
 	}
+	var body bytes.Buffer
 	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	var over *http.MaxBytesError
-	switch {
-	case errors.As(err, &over):
+	if errors.As(err, &over) {
 		return nil, tooLarge(limit)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, mxerr.NotJSON.With("the body ended early")
-	case err != nil:
-		return nil, mxerr.NotJSON.With("the body could not be read")
 	}
-	return body.Bytes(), nil
+	return body.Bytes(), unreadable(err)
+}
+
+// unreadable is what is said to a client that may have gone: the body is not whole.
+func unreadable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return mxerr.NotJSON.With("the body ended early")
 }
 
 func tooLarge(limit int64) error {

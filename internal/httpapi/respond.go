@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 )
 
@@ -99,10 +100,11 @@ type appender interface {
 	AppendJSON(dst []byte) []byte
 }
 
-// encoder is a buffer with a JSON encoder into it.
+// encoder has room for an answer, be it encoded or appended by the answer itself.
 type encoder struct {
-	buffer bytes.Buffer
-	json   *json.Encoder
+	buffer   bytes.Buffer
+	json     *json.Encoder // into buffer
+	appended []byte
 }
 
 func newEncoder() *encoder {
@@ -114,20 +116,19 @@ func newEncoder() *encoder {
 
 // encode returns the JSON of value, which is valid until the next call.
 func (e *encoder) encode(value any) ([]byte, error) {
-	e.buffer.Reset()
 	if a, ok := value.(appender); ok {
-		body := a.AppendJSON(e.buffer.AvailableBuffer())
-		e.buffer.Write(body) // keeps what was grown
-		return body, nil
+		e.appended = a.AppendJSON(e.appended[:0])
+		return e.appended, nil
 	}
+	e.buffer.Reset()
 	if err := e.json.Encode(value); err != nil {
 		return nil, err
 	}
 	return bytes.TrimSuffix(e.buffer.Bytes(), []byte("\n")), nil
 }
 
-// reusable reports whether the buffer is small enough to be kept for the next answer.
-func (e *encoder) reusable() bool { return e.buffer.Cap() <= 256<<10 }
+// reusable reports whether the encoder is small enough to be kept for the next answer.
+func (e *encoder) reusable() bool { return e.buffer.Cap()+cap(e.appended) <= 512<<10 }
 
 // fail answers an error: the one for the client if there is one in err, otherwise 500 and a line in the log.
 func (rt *Router) fail(w *tracker, c *Call, err error) {
@@ -199,28 +200,23 @@ func (rt *Router) writeError(w http.ResponseWriter, e *mxerr.Error) {
 		seconds := (e.RetryAfter + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
 	}
-	if rt.write(w, e.Status, errorBody{e}) != nil { // an Extra that is no JSON
-		_ = rt.write(w, e.Status, errorBody{&mxerr.Error{Code: e.Code, Message: e.Message}})
-	}
+	_ = rt.write(w, e.Status, errorBody{e}) // AppendJSON cannot fail
 }
 
 // errorBody is the JSON of an error: errcode and error first, then what the code defines.
 type errorBody struct{ *mxerr.Error }
 
-func (b errorBody) MarshalJSON() ([]byte, error) {
-	head, err := json.Marshal(struct {
-		Code    string `json:"errcode"`
-		Message string `json:"error"`
-	}{b.Code, b.Message})
-	if err != nil || len(b.Extra) == 0 {
-		return head, err
+func (b errorBody) AppendJSON(dst []byte) []byte {
+	dst = canonjson.AppendString(append(dst, `{"errcode":`...), b.Code)
+	dst = canonjson.AppendString(append(dst, `,"error":`...), b.Message)
+	if len(b.Extra) == 0 {
+		return append(dst, '}')
 	}
 	extra, err := json.Marshal(b.Extra)
-	if err != nil {
-		return nil, err
+	if err != nil { // a mistake in the program, which costs the client only what is extra
+		return append(dst, '}')
 	}
-	head[len(head)-1] = ','
-	return append(head, extra[1:]...), nil
+	return append(append(dst, ','), extra[1:]...)
 }
 
 // tracker notes whether an answer was begun.

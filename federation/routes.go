@@ -1,0 +1,12 @@
+package federation
+
+import "github.com/embedmatrix/homeserver/internal/httpapi"
+
+// Routes returns the rows of the route table that other servers call.
+func (s *Service) Routes() []httpapi.Route {
+	return []httpapi.Route{
+		httpapi.Handle(httpapi.Public, "GET /_matrix/federation/v1/version", s.getVersion),
+		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/server/{$}", s.getServerKey,
+			httpapi.Also("GET /_matrix/key/v2/server/{keyId}")),
+	}
+}
