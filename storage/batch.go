@@ -93,6 +93,16 @@ func (a *Act) Wait(ctx context.Context) error {
 	}
 }
 
+// Done reports whether the act was written or refused.
+func (a *Act) Done() bool {
+	select {
+	case <-a.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Queue gives an act its place in the order and returns at once; Act.Wait awaits the commit.
 func (db *DB) Queue(a *Act) { db.batch.queue(a) }
 

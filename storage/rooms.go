@@ -43,6 +43,7 @@ func scanRoom(row *sql.Rows, r *Room) error {
 // Member is somebody's current membership of a room.
 type Member struct {
 	Room       int64
+	RoomID     id.RoomID // set by MembershipsOf
 	User       id.UserID
 	Membership string
 	Pos        Pos // of the member event
@@ -64,11 +65,15 @@ func (tx *Tx) Members(room int64) ([]Member, error) {
 }
 
 const selectMembershipsOf = `
-	SELECT room, user_id, membership, pos, forgotten FROM mx_memberships WHERE user_id = $1 ORDER BY pos`
+	SELECT m.room, r.room_id, m.user_id, m.membership, m.pos, m.forgotten
+	FROM mx_memberships m JOIN mx_rooms r ON r.room = m.room
+	WHERE m.user_id = $1 ORDER BY m.pos`
 
 // MembershipsOf returns a user's current memberships, in the order of their events.
 func (tx *Tx) MembershipsOf(user id.UserID) ([]Member, error) {
-	return collect(tx, scanMember, selectMembershipsOf, user)
+	return collect(tx, func(row *sql.Rows, m *Member) error {
+		return row.Scan(&m.Room, &m.RoomID, &m.User, &m.Membership, &m.Pos, &m.Forgotten)
+	}, selectMembershipsOf, user)
 }
 
 func scanMember(row *sql.Rows, m *Member) error {

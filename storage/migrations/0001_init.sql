@@ -26,13 +26,15 @@ CREATE TABLE mx_accounts (
 	deactivated   BOOLEAN NOT NULL,
 	erased        BOOLEAN NOT NULL,
 	locked        BOOLEAN NOT NULL,
-	suspended     BOOLEAN NOT NULL
+	suspended     BOOLEAN NOT NULL,
+	leaving       BOOLEAN NOT NULL, -- deactivated, and not yet out of every room
+	terms         {blob} NOT NULL   -- JSON: the policies accepted at registration, id to version
 ) {clustered};
 
 CREATE TABLE mx_devices (
 	user_id      TEXT NOT NULL,
 	device_id    TEXT NOT NULL,
-	display_name TEXT NOT NULL,
+	display_name {blob} NOT NULL,
 	created_ms   BIGINT NOT NULL,
 	seen_ms      BIGINT NOT NULL,
 	seen_ip      TEXT NOT NULL,
@@ -40,31 +42,32 @@ CREATE TABLE mx_devices (
 	PRIMARY KEY (user_id, device_id)
 ) {clustered};
 
+-- A session's tokens by their SHA-256. refresh_hash is the refresh token that came with an access token, or empty.
 CREATE TABLE mx_access_tokens (
+	token_hash   {blob} PRIMARY KEY,
+	user_id      TEXT NOT NULL,
+	device_id    TEXT NOT NULL,
+	created_ms   BIGINT NOT NULL,
+	expires_ms   BIGINT NOT NULL, -- 0: never
+	refresh_hash {blob} NOT NULL
+) {clustered};
+CREATE INDEX mx_access_tokens_device ON mx_access_tokens (user_id, device_id);
+
+-- previous is the refresh token that this one was got for, until this one or its access token is first used; then empty.
+CREATE TABLE mx_refresh_tokens (
 	token_hash {blob} PRIMARY KEY,
 	user_id    TEXT NOT NULL,
 	device_id  TEXT NOT NULL,
 	created_ms BIGINT NOT NULL,
-	expires_ms BIGINT NOT NULL,
-	refresh_id BIGINT NOT NULL
-) {clustered};
-CREATE INDEX mx_access_tokens_device ON mx_access_tokens (user_id, device_id);
-
-CREATE TABLE mx_refresh_tokens (
-	refresh_id BIGINT NOT NULL,
-	token_hash {blob} PRIMARY KEY,
-	user_id    TEXT NOT NULL,
-	device_id  TEXT NOT NULL,
-	next_id    BIGINT NOT NULL,
-	used       BOOLEAN NOT NULL
+	previous   {blob} NOT NULL
 ) {clustered};
 CREATE INDEX mx_refresh_tokens_device ON mx_refresh_tokens (user_id, device_id);
 
 CREATE TABLE mx_registration_tokens (
 	token        TEXT PRIMARY KEY,
-	uses_allowed BIGINT NOT NULL,
+	uses_allowed BIGINT NOT NULL, -- 0: any number
 	completed    BIGINT NOT NULL,
-	expires_ms   BIGINT NOT NULL
+	expires_ms   BIGINT NOT NULL  -- 0: never
 ) {clustered};
 
 -- Rooms

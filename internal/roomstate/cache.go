@@ -1,0 +1,217 @@
+// Package roomstate is the hot part of rooms: their current state, newest events and members in memory,
+// bounded in bytes, and states of any time as trees that share their nodes. Readers find here what is
+// committed; writers build on the head of a room under its lock. What is not in memory is read from storage.
+package roomstate
+
+import (
+	"container/list"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/notify"
+	"github.com/embedmatrix/homeserver/internal/roomversion"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// Limits bound what is kept in memory, in bytes. Zero takes the default of each.
+type Limits struct {
+	Events int // parsed events; default 48 MiB
+	Nodes  int // nodes of states; default 16 MiB
+	Rooms  int // rooms with their members; default 64 MiB
+}
+
+func (l Limits) withDefaults() Limits {
+	for v, def := range map[*int]int{&l.Events: 48 << 20, &l.Nodes: 16 << 20, &l.Rooms: 64 << 20} {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	return l
+}
+
+// Cache holds the rooms and users in use. Its methods may be called at once.
+type Cache struct {
+	db     *storage.DB
+	hub    *notify.Hub
+	trees  *Trees
+	events *lru[storage.Pos, *Event]
+	users  *users
+	limits Limits
+
+	mu sync.Mutex // guards the following
+	// rooms are those in memory or being loaded; order has them by last use; bytes is about their size.
+	rooms map[id.RoomID]*list.Element
+	order *list.List // of *entry
+	bytes int
+}
+
+// entry is a room in the cache; room and err are set when ready is closed.
+type entry struct {
+	id    id.RoomID
+	ready chan struct{}
+	room  *Room
+	err   error
+	bytes int
+}
+
+// NewCache returns an empty cache over a database. Commits are recorded in hub.
+func NewCache(db *storage.DB, hub *notify.Hub, limits Limits) *Cache {
+	limits = limits.withDefaults()
+	return &Cache{
+		db: db, hub: hub, trees: newTrees(db, limits.Nodes), events: newLRU[storage.Pos, *Event](limits.Events),
+		users: newUsers(db), limits: limits, rooms: map[id.RoomID]*list.Element{}, order: list.New(),
+	}
+}
+
+// Room returns a room, from memory or storage; storage.ErrNotFound when this server does not know it.
+func (c *Cache) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
+	for {
+		e, mine := c.entry(roomID)
+		if mine {
+			e.room, e.err = c.load(context.WithoutCancel(ctx), roomID)
+			c.loaded(e)
+		}
+		select {
+		case <-e.ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if e.err == nil && e.room.stale.Load() {
+			c.forget(e)
+			continue
+		}
+		return e.room, e.err
+	}
+}
+
+// entry finds or makes the entry of a room; mine says that the caller has to load it.
+func (c *Cache) entry(roomID id.RoomID) (e *entry, mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if el, ok := c.rooms[roomID]; ok {
+		c.order.MoveToFront(el)
+		return el.Value.(*entry), false
+	}
+	e = &entry{id: roomID, ready: make(chan struct{})}
+	c.rooms[roomID] = c.order.PushFront(e)
+	return e, true
+}
+
+func (c *Cache) loaded(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(e.ready)
+	if e.err != nil {
+		c.forgetLocked(e)
+		return
+	}
+	e.bytes = e.room.size()
+	c.bytes += e.bytes
+	c.evictLocked()
+}
+
+// evictLocked drops the rooms that were not used for longest and that nobody writes.
+func (c *Cache) evictLocked() {
+	for el := c.order.Back(); el != nil && c.bytes > c.limits.Rooms; {
+		e := el.Value.(*entry)
+		el = el.Prev()
+		if e.room != nil && e.room.pins.Load() == 0 {
+			e.room.stale.Store(true) // a writer that got hold of it a moment ago takes it anew
+			c.forgetLocked(e)
+		}
+	}
+}
+
+func (c *Cache) forget(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forgetLocked(e)
+}
+
+func (c *Cache) forgetLocked(e *entry) {
+	if el, ok := c.rooms[e.id]; ok && el.Value.(*entry) == e {
+		delete(c.rooms, e.id)
+		c.order.Remove(el)
+		c.bytes -= e.bytes
+	}
+}
+
+func (r *Room) size() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return 4096 + 200*len(r.keys) + 150*len(r.members)
+}
+
+// load reads a room: its head, keys, members and newest events.
+func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
+	var row storage.Room
+	var keys []storage.StateKey
+	var members []storage.Member
+	var tail []storage.Event
+	err := c.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		if row, err = tx.Room(roomID); err != nil {
+			return err
+		}
+		if keys, err = tx.StateKeys(row.Num); err != nil {
+			return err
+		}
+		if members, err = tx.Members(row.Num); err != nil {
+			return err
+		}
+		tail, err = tx.HistoryBackwards(row.Num, math.MaxInt64, math.MinInt64, tailLength)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.newRoom(row.ID, row.Num, row.Version)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.fill(row, keys, members, tail)
+}
+
+func (c *Cache) newRoom(roomID id.RoomID, num int64, version string) (*Room, error) {
+	rules, ok := roomversion.Get(version)
+	if !ok {
+		return nil, fmt.Errorf("room %s has unknown version %q", roomID, version)
+	}
+	r := &Room{
+		ID: roomID, Num: num, Rules: rules, cache: c, lock: make(chan struct{}, 1),
+		numbers: map[Key]int64{}, queued: map[storage.Pos]*Event{}, members: map[id.UserID]Member{},
+	}
+	r.head.txns = map[[32]byte]*Pending{}
+	r.view.Store(&View{Whole: true})
+	return r, nil
+}
+
+func (r *Room) fill(row storage.Room, keys []storage.StateKey, members []storage.Member, tail []storage.Event) error {
+	r.head.seq, r.head.state, r.head.lastPos = row.Seq, row.State, row.LastPos
+	if err := json.Unmarshal(row.Extremities, &r.head.extremities); err != nil {
+		return fmt.Errorf("extremities of %s: %w", r.ID, err)
+	}
+	r.mu.Lock()
+	for _, k := range keys {
+		r.numbers[Key{k.Type, k.StateKey}] = k.Number
+		r.keys = append(r.keys, Key{k.Type, k.StateKey})
+	}
+	for _, m := range members {
+		r.members[m.User] = Member{m.User, m.Membership, m.Pos}
+		r.joined += one(m.Membership == "join")
+		r.invited += one(m.Membership == "invite")
+	}
+	r.findFirstLocked()
+	r.mu.Unlock()
+	events, err := r.cachedAll(tail)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(events)
+	r.view.Store(&View{State: row.State, Pos: row.LastPos, Tail: events, Whole: len(events) < tailLength})
+	return nil
+}

@@ -1,0 +1,333 @@
+package roomstate
+
+import (
+	"context"
+	"math"
+	"slices"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/roomversion"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// tailLength is how many of a room's newest events its view holds at least, if there are so many.
+const tailLength = 64
+
+// Key names an entry of a state.
+type Key struct{ Type, StateKey string }
+
+// Room is a room in memory. Readers take its View and ask for states by their roots; a writer holds its
+// Lock. A Room that fell out of the cache stays correct for what was committed by then.
+type Room struct {
+	ID    id.RoomID
+	Num   int64
+	Rules *roomversion.Rules
+
+	cache *Cache
+	lock  chan struct{} // capacity 1: the right to write; guards head
+	head  head
+	stale atomic.Bool  // a write was refused: load it again
+	pins  atomic.Int32 // writers and queued acts: not to be evicted
+
+	view atomic.Pointer[View]
+
+	mu sync.RWMutex // guards the following; no I/O under it
+	// numbers and keys number the state keys; queued are events that are not yet committed.
+	numbers map[Key]int64
+	keys    []Key // by number
+	queued  map[storage.Pos]*Event
+	// members is everybody's current membership; joined and invited count them; first are the earliest
+	// joined or invited by the order of their events, at most maxFirst and at least as many as there are.
+	members         map[id.UserID]Member
+	joined, invited int
+	first           []Member
+}
+
+// View is what readers see of a room: committed, though perhaps a moment ahead of what is published.
+// It is immutable.
+type View struct {
+	State Root
+	Pos   storage.Pos // of the newest event in the timeline
+	Tail  []*Event    // the newest events of the timeline, oldest first
+	Whole bool        // Tail is the whole timeline
+}
+
+// Member is a current membership.
+type Member struct {
+	User       id.UserID
+	Membership string
+	Pos        storage.Pos // of the member event
+}
+
+// head is the room as the next writer finds it; it may hold what is queued and not yet committed.
+type head struct {
+	seq         int64
+	state       Root
+	lastPos     storage.Pos
+	extremities []Extremity
+	txns        map[[32]byte]*Pending // transaction ids whose acts are queued
+	levels      *levels
+}
+
+// View returns the newest view.
+func (r *Room) View() *View { return r.view.Load() }
+
+// StateAt returns the root of the room's current state as of a position.
+func (r *Room) StateAt(ctx context.Context, pos storage.Pos) (Root, error) {
+	v := r.View()
+	i := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Pos > pos })
+	if i > 0 {
+		return v.Tail[i-1].Now, nil
+	}
+	if v.Whole {
+		return 0, nil
+	}
+	list, err := r.HistoryBackwards(ctx, OrdAfter(pos), math.MinInt64, 1)
+	if err != nil || len(list) == 0 {
+		return 0, err
+	}
+	return list[0].Now, nil
+}
+
+// OrdAfter is the place in a history just behind everything that had arrived at a position.
+func OrdAfter(pos storage.Pos) int64 { return (pos + 1) << storage.OrdShift }
+
+// Timeline returns the newest events of the timeline with a position in (after, upTo], at most limit,
+// oldest first; more says that the range holds others.
+func (r *Room) Timeline(ctx context.Context, after, upTo storage.Pos, limit int) (list []*Event, more bool, err error) {
+	v := r.View()
+	first := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Pos > after })
+	end := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Pos > upTo })
+	first = min(first, end)
+	if covered := v.Whole || first > 0; covered || end-first > limit {
+		from := max(first, end-limit)
+		return v.Tail[from:end:end], from > first, nil
+	}
+	list, err = r.HistoryBackwards(ctx, OrdAfter(upTo), after<<storage.OrdShift, limit+1)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(list) > limit {
+		list, more = list[:limit], true
+	}
+	slices.Reverse(list)
+	return list, more, nil
+}
+
+// HistoryBackwards returns at most limit timeline events with a place in (after, before), newest first.
+func (r *Room) HistoryBackwards(ctx context.Context, before, after int64, limit int) ([]*Event, error) {
+	return r.history(ctx, func(tx *storage.Tx) ([]storage.Event, error) {
+		return tx.HistoryBackwards(r.Num, before, after, limit)
+	})
+}
+
+// HistoryForwards returns at most limit timeline events with a place in (after, before), oldest first.
+func (r *Room) HistoryForwards(ctx context.Context, after, before int64, limit int) ([]*Event, error) {
+	return r.history(ctx, func(tx *storage.Tx) ([]storage.Event, error) {
+		return tx.HistoryForwards(r.Num, after, before, limit)
+	})
+}
+
+func (r *Room) history(ctx context.Context, query func(*storage.Tx) ([]storage.Event, error)) ([]*Event, error) {
+	var rows []storage.Event
+	err := r.cache.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = query(tx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r.cachedAll(rows)
+}
+
+// number returns the number of a state key, or false when no state of the room ever had it.
+func (r *Room) number(k Key) (int64, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	n, ok := r.numbers[k]
+	return n, ok
+}
+
+// Key returns the state key with a number.
+func (r *Room) Key(number int64) Key {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.keys[number]
+}
+
+// StatePos returns the position of an entry of a state, 0 when it has none.
+func (r *Room) StatePos(ctx context.Context, root Root, eventType, stateKey string) (storage.Pos, error) {
+	n, ok := r.number(Key{eventType, stateKey})
+	if !ok {
+		return 0, nil
+	}
+	return r.cache.trees.Get(ctx, root, n)
+}
+
+// StateEvent returns an entry of a state, nil when it has none.
+func (r *Room) StateEvent(ctx context.Context, root Root, eventType, stateKey string) (*Event, error) {
+	pos, err := r.StatePos(ctx, root, eventType, stateKey)
+	if err != nil || pos == 0 {
+		return nil, err
+	}
+	return r.EventAt(ctx, pos)
+}
+
+// MembershipIn returns a user's membership in a state, "leave" when it has none.
+func (r *Room) MembershipIn(ctx context.Context, root Root, user id.UserID) (string, error) {
+	e, err := r.StateEvent(ctx, root, "m.room.member", string(user))
+	if err != nil || e == nil {
+		return "leave", err
+	}
+	if m := e.Membership(); m != "" {
+		return m, nil
+	}
+	return "leave", nil
+}
+
+// State returns all events of a state, in the order in which their keys first came up.
+func (r *Room) State(ctx context.Context, root Root) ([]*Event, error) {
+	var positions []storage.Pos
+	err := r.cache.trees.Each(ctx, root, func(_ int64, pos storage.Pos) { positions = append(positions, pos) })
+	if err != nil {
+		return nil, err
+	}
+	return r.EventsAt(ctx, positions)
+}
+
+// StateKeys calls fn for every entry of a state without reading the events.
+func (r *Room) StateKeys(ctx context.Context, root Root, fn func(k Key, pos storage.Pos)) error {
+	return r.cache.trees.Each(ctx, root, func(n int64, pos storage.Pos) { fn(r.Key(n), pos) })
+}
+
+// Change is an entry in which two states differ; a position is 0 where a state has none.
+type Change struct {
+	Key
+	Before, After storage.Pos
+}
+
+// Diff returns the entries in which two states differ. Its cost follows the difference, not the states.
+func (r *Room) Diff(ctx context.Context, a, b Root) ([]Change, error) {
+	var list []Change
+	err := r.cache.trees.Diff(ctx, a, b, func(n int64, before, after storage.Pos) {
+		list = append(list, Change{r.Key(n), before, after})
+	})
+	return list, err
+}
+
+// maxFirst is how many of the earliest members are kept at hand: five heroes and the viewer, doubled.
+const maxFirst = 12
+
+// Member returns a user's current membership.
+func (r *Room) Member(user id.UserID) (Member, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	m, ok := r.members[user]
+	return m, ok
+}
+
+// Counts returns how many users are joined and invited now.
+func (r *Room) Counts() (joined, invited int) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.joined, r.invited
+}
+
+// Members calls fn for every current membership, in no order, until it returns false. fn may not wait.
+func (r *Room) Members(fn func(Member) bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, m := range r.members {
+		if !fn(m) {
+			return
+		}
+	}
+}
+
+// Heroes returns up to n joined or invited members other than user, or else those who have left, in the
+// order of their member events.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3sync (RoomSummary)
+func (r *Room) Heroes(user id.UserID, n int) []id.UserID {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if list := others(r.first, user, n); len(list) > 0 {
+		return list
+	}
+	var gone []Member
+	for _, m := range r.members {
+		if m.Membership == "leave" || m.Membership == "ban" {
+			gone = append(gone, m)
+		}
+	}
+	slices.SortFunc(gone, byPos)
+	return others(gone, user, n)
+}
+
+func others(members []Member, user id.UserID, n int) []id.UserID {
+	var list []id.UserID
+	for _, m := range members {
+		if m.User != user && len(list) < n {
+			list = append(list, m.User)
+		}
+	}
+	return list
+}
+
+func byPos(a, b Member) int { return int(a.Pos - b.Pos) }
+
+func present(membership string) bool { return membership == "join" || membership == "invite" }
+
+// setMemberLocked changes a current membership.
+func (r *Room) setMemberLocked(m Member) {
+	before := r.members[m.User]
+	r.members[m.User] = m
+	r.joined += one(m.Membership == "join") - one(before.Membership == "join")
+	r.invited += one(m.Membership == "invite") - one(before.Membership == "invite")
+	listed := slices.ContainsFunc(r.first, func(f Member) bool { return f.User == m.User })
+	switch {
+	case listed:
+		r.findFirstLocked()
+	case present(m.Membership) && len(r.first) < maxFirst && len(r.first) == r.joined+r.invited-1:
+		r.first = append(slices.Clip(r.first), m)
+	}
+}
+
+func one(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// findFirstLocked looks for the earliest members among all.
+func (r *Room) findFirstLocked() {
+	list := make([]Member, 0, r.joined+r.invited)
+	for _, m := range r.members {
+		if present(m.Membership) {
+			list = append(list, m)
+		}
+	}
+	slices.SortFunc(list, byPos)
+	r.first = slices.Clone(list[:min(len(list), maxFirst)])
+}
+
+// Joined is the set of users who are joined now, for wake-ups.
+type Joined struct{ *Room }
+
+// Len counts them.
+func (j Joined) Len() int { n, _ := j.Counts(); return n }
+
+// Has reports whether user is joined.
+func (j Joined) Has(user id.UserID) bool {
+	m, ok := j.Member(user)
+	return ok && m.Membership == "join"
+}
+
+// Each calls fn for each until it returns false.
+func (j Joined) Each(fn func(id.UserID) bool) {
+	j.Members(func(m Member) bool { return m.Membership != "join" || fn(m.User) })
+}

@@ -1,0 +1,441 @@
+package roomstate
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/embedmatrix/homeserver/internal/event"
+	"github.com/embedmatrix/homeserver/internal/eventauth"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/notify"
+	"github.com/embedmatrix/homeserver/internal/roomversion"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// Extremity is a forward extremity: an event that no other names as its predecessor yet.
+type Extremity struct {
+	ID    id.EventID `json:"i"`
+	Depth int64      `json:"d"`
+	Hash  string     `json:"h,omitempty"` // its reference hash, in versions whose references carry it
+}
+
+// levels are the power levels of a state, cached by the events that make them.
+type levels struct {
+	create, power storage.Pos
+	value         *eventauth.PowerLevels
+}
+
+// Meta is what is stored beside a local event.
+type Meta struct {
+	Device id.DeviceID
+	Txn    string    // the client's transaction id
+	Hash   *[32]byte // identifies user, device, path and transaction id; nil without one
+	AtMS   int64     // when, for the transaction's row
+
+	Redacts *Event // the event of this room that the new one redacts; its redacted form is stored with it
+}
+
+// Pending is what was proposed to a room in one act and is on its way to storage.
+type Pending struct {
+	Events []*Event
+	act    *storage.Act
+}
+
+// Wait returns when the events are durable and readers may be told of them, or with why they are not.
+func (p *Pending) Wait(ctx context.Context) error { return p.act.Wait(ctx) }
+
+// Writer is a room whose lock is held. Events are proposed one after the other, each on the state that
+// those before it leave; Queue makes them one act. It is used by one goroutine.
+type Writer struct {
+	*Room
+	ctx  context.Context
+	act  storage.Act
+	plan []proposal
+
+	overlay     map[Key]*event.Event // state events of the plan
+	extremities []Extremity
+	created     bool // the act makes the room
+	err         error
+}
+
+type proposal struct {
+	*Event
+	meta   Meta
+	number int64 // of the state key, with state
+	newKey bool
+}
+
+// Lock waits for the right to write the room. Every Writer ends with Unlock.
+func (c *Cache) Lock(ctx context.Context, roomID id.RoomID) (*Writer, error) {
+	for {
+		r, err := c.Room(ctx, roomID)
+		if err != nil {
+			return nil, err
+		}
+		r.pins.Add(1)
+		select {
+		case r.lock <- struct{}{}:
+		case <-ctx.Done():
+			r.pins.Add(-1)
+			return nil, ctx.Err()
+		}
+		if !r.stale.Load() {
+			return &Writer{Room: r, ctx: ctx, extremities: r.head.extremities}, nil
+		}
+		<-r.lock // a write was refused meanwhile: take what is stored
+		r.pins.Add(-1)
+	}
+}
+
+// Create returns the Writer of a room that does not exist yet. It is seen by others once it is queued.
+func (c *Cache) Create(ctx context.Context, roomID id.RoomID, rules *roomversion.Rules) (*Writer, error) {
+	r, err := c.newRoom(roomID, c.db.NextRoom(), rules.Version)
+	if err != nil {
+		return nil, err
+	}
+	r.pins.Add(1)
+	r.lock <- struct{}{}
+	return &Writer{Room: r, ctx: ctx, created: true}, nil
+}
+
+// Unlock gives the right to write back.
+func (w *Writer) Unlock() {
+	<-w.lock
+	w.pins.Add(-1)
+}
+
+// Extremities returns the events that the next one follows.
+func (w *Writer) Extremities() []Extremity { return w.extremities }
+
+// Pending returns the queued act of a transaction id, nil when there is none.
+func (w *Writer) Pending(hash *[32]byte) *Pending { return w.head.txns[*hash] }
+
+// Event returns the entry of the state that the next event would be authorised by, nil when it has none
+// or cannot be read; Err tells the latter. A Writer is thus an eventauth.State.
+func (w *Writer) Event(eventType, stateKey string) *event.Event {
+	if e := w.overlay[Key{eventType, stateKey}]; e != nil {
+		return e
+	}
+	e, err := w.Room.StateEvent(w.ctx, w.head.state, eventType, stateKey)
+	if err != nil {
+		w.err = errors.Join(w.err, err)
+		return nil
+	}
+	if e == nil {
+		return nil
+	}
+	return e.Event
+}
+
+// Levels returns the power levels of that state.
+func (w *Writer) Levels() (*eventauth.PowerLevels, error) {
+	if w.overlay[Key{"m.room.power_levels", ""}] != nil || w.overlay[Key{"m.room.create", ""}] != nil {
+		return eventauth.Levels(w.Rules, w.Event("m.room.create", ""), w.Event("m.room.power_levels", ""))
+	}
+	create, err := w.StatePos(w.ctx, w.head.state, "m.room.create", "")
+	if err != nil {
+		return nil, err
+	}
+	power, err := w.StatePos(w.ctx, w.head.state, "m.room.power_levels", "")
+	if err != nil {
+		return nil, err
+	}
+	if l := w.head.levels; l != nil && l.create == create && l.power == power {
+		return l.value, nil
+	}
+	value, err := eventauth.Levels(w.Rules, w.Event("m.room.create", ""), w.Event("m.room.power_levels", ""))
+	if err == nil {
+		w.head.levels = &levels{create, power, value}
+	}
+	return value, err
+}
+
+// Err is the first fault of reading the state.
+func (w *Writer) Err() error { return w.err }
+
+// Propose puts an event behind those already proposed. The caller has checked it.
+func (w *Writer) Propose(ev *event.Event, meta Meta) error {
+	p := proposal{Event: &Event{Event: ev, Device: meta.Device, Txn: meta.Txn, Flags: storage.InTimeline}, meta: meta}
+	if ev.StateKey != nil {
+		k := Key{ev.Type, *ev.StateKey}
+		p.number, p.newKey = w.numberOf(k)
+		// Read the way to its entry now, so that nothing has to be read under the queue's lock.
+		if _, err := w.cache.trees.path(w.ctx, w.head.state, p.number); err != nil {
+			return err
+		}
+		if w.overlay == nil {
+			w.overlay = map[Key]*event.Event{}
+		}
+		w.overlay[k] = ev
+	}
+	x, err := extremity(ev)
+	if err != nil {
+		return err
+	}
+	w.extremities = append(slices.DeleteFunc(slices.Clone(w.extremities), func(x Extremity) bool {
+		return slices.Contains(ev.PrevEvents, x.ID)
+	}), x)
+	w.plan = append(w.plan, p)
+	return nil
+}
+
+func extremity(ev *event.Event) (Extremity, error) {
+	x := Extremity{ID: ev.ID, Depth: ev.Depth}
+	if ev.Rules.EventIDs != roomversion.EventIDInEvent {
+		return x, nil
+	}
+	hash, err := event.ReferenceHash(ev.Rules, ev.JSON)
+	x.Hash = base64.RawStdEncoding.EncodeToString(hash)
+	return x, err
+}
+
+// numberOf returns the number of a state key, giving it the next one when it is new.
+func (w *Writer) numberOf(k Key) (number int64, fresh bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n, ok := w.numbers[k]; ok {
+		return n, false
+	}
+	n := int64(len(w.keys))
+	w.numbers[k] = n
+	w.keys = append(w.keys, k)
+	return n, true
+}
+
+// Act is where the caller adds rows of its own to what is proposed.
+func (w *Writer) Act() *storage.Act { return &w.act }
+
+// Queue makes what was proposed one act and gives it its place. From then on it is part of the head.
+func (w *Writer) Queue() *Pending {
+	p := &Pending{act: &w.act}
+	for i := range w.plan {
+		p.Events = append(p.Events, w.plan[i].Event)
+	}
+	w.pins.Add(1) // until it is committed or refused
+	w.act.Positions = len(w.plan)
+	w.act.Place = w.place
+	w.act.Committed = func(storage.Pos) { w.committed() }
+	w.act.Announced = func(storage.Pos) { w.announced() }
+	w.act.Refused = func(error) { w.refused() }
+	w.remember(p)
+	if w.created {
+		w.cache.adopt(w.Room)
+	}
+	w.cache.db.Queue(&w.act)
+	return p
+}
+
+// keepTxns is how many transaction ids of finished acts may stay at hand.
+const keepTxns = 256
+
+// remember keeps the transaction ids of the act at hand until it is done and storage has them.
+func (w *Writer) remember(p *Pending) {
+	if len(w.head.txns) >= keepTxns {
+		maps.DeleteFunc(w.head.txns, func(_ [32]byte, q *Pending) bool { return q.act.Done() })
+	}
+	for i := range w.plan {
+		if h := w.plan[i].meta.Hash; h != nil {
+			w.head.txns[*h] = p
+		}
+	}
+}
+
+// place gives the events their positions and makes their rows.
+func (w *Writer) place(act *storage.Act, first storage.Pos) {
+	h := &w.head
+	from := h.seq
+	w.mu.Lock()
+	for i := range w.plan {
+		w.plan[i].Pos = first + storage.Pos(i)
+		w.queued[w.plan[i].Pos] = w.plan[i].Event
+	}
+	w.mu.Unlock()
+	for i := range w.plan {
+		if err := w.placeEvent(act, &w.plan[i]); err != nil {
+			act.Do = func(*storage.Tx, storage.Pos) error { return err }
+			return
+		}
+	}
+	h.seq++
+	h.lastPos = first + storage.Pos(len(w.plan)) - 1
+	h.extremities = w.extremities
+	w.placeRoom(act, from)
+	w.placeRedactions(act)
+}
+
+func (w *Writer) placeEvent(act *storage.Act, p *proposal) error {
+	h := &w.head
+	p.Ord = p.Pos << storage.OrdShift
+	p.Before = h.state
+	if p.StateKey != nil {
+		way, err := w.cache.trees.path(w.ctx, h.state, p.number)
+		if err != nil {
+			return err
+		}
+		h.state = w.cache.trees.set(act, h.state, way, p.Pos)
+		if p.newKey {
+			act.Add(storage.InsertStateKey, w.Num, p.number, []byte(p.Type), []byte(*p.StateKey))
+		}
+	}
+	p.Now = h.state
+	if p.Type == "m.room.member" && p.StateKey != nil {
+		act.Add(storage.UpsertMember, w.Num, *p.StateKey, p.Membership(), p.Pos, false)
+	}
+	if p.meta.Hash != nil {
+		act.Add(storage.InsertTransaction, p.meta.Hash[:], string(p.ID), p.meta.AtMS)
+	}
+	row := storage.Event{
+		Pos: p.Pos, Room: w.Num, ID: p.ID, Ord: p.Ord, Before: p.Before, Now: p.Now, Flags: p.Flags,
+		Device: p.Device, JSON: p.JSON,
+	}
+	if p.Txn != "" {
+		row.Txn = []byte(p.Txn)
+	}
+	act.Add(storage.InsertEvent, row.Row()...)
+	return nil
+}
+
+func (w *Writer) placeRoom(act *storage.Act, from int64) {
+	h := &w.head
+	extremities, err := json.Marshal(h.extremities)
+	if err != nil {
+		panic(fmt.Sprintf("roomstate: encode extremities: %v", err)) // strings and integers always can be
+	}
+	if w.created {
+		act.Add(storage.InsertRoom, w.Num, string(w.ID), w.Rules.Version, h.seq, h.state, h.lastPos, extremities)
+		return
+	}
+	act.Move(storage.RoomWrite{
+		Room: w.Num, FromSeq: from, ToSeq: h.seq, State: h.state, LastPos: h.lastPos, Extremities: extremities,
+	})
+}
+
+// placeRedactions lets the targets of redactions be replaced in the same act.
+func (w *Writer) placeRedactions(act *storage.Act) {
+	for i := range w.plan {
+		p := &w.plan[i]
+		target := p.meta.Redacts
+		if target == nil {
+			continue
+		}
+		then := act.Do
+		act.Do = func(tx *storage.Tx, first storage.Pos) error {
+			redacted, err := target.Redacted()
+			if err != nil {
+				return err
+			}
+			if then != nil {
+				if err := then(tx, first); err != nil {
+					return err
+				}
+			}
+			return tx.RedactEvent(target.Pos, redacted.JSON, p.Pos)
+		}
+	}
+}
+
+// committed shows readers the events. It runs in the batcher, in the order of positions.
+func (w *Writer) committed() {
+	var changes []notify.Change
+	for i := range w.plan {
+		p := &w.plan[i]
+		w.cache.events.put(p.Pos, p.Event, p.cost())
+		w.redact(p)
+		changes = append(changes, notify.Change{Pos: p.Pos, Kind: notify.Timeline, Room: w.ID, User: p.Sender})
+		if p.Type == "m.room.member" && p.StateKey != nil {
+			user := id.UserID(*p.StateKey)
+			m := Membership{Room: w.ID, Membership: p.Membership(), Pos: p.Pos}
+			w.cache.users.changed(user, m)
+			changes = append(changes, notify.Change{Pos: p.Pos, Kind: notify.Membership, Room: w.ID, User: user})
+		}
+	}
+	w.show()
+	w.cache.hub.Record(changes...)
+}
+
+// show moves the view and the members on.
+func (w *Writer) show() {
+	v := w.View()
+	next := View{Pos: v.Pos, State: v.State, Tail: v.Tail, Whole: v.Whole}
+	for i := range w.plan {
+		next.Tail = append(next.Tail, w.plan[i].Event)
+		next.Pos, next.State = w.plan[i].Pos, w.plan[i].Now
+	}
+	if len(next.Tail) > 4*tailLength {
+		next.Tail, next.Whole = slices.Clone(next.Tail[len(next.Tail)-tailLength:]), false
+	}
+	w.mu.Lock()
+	for i := range w.plan {
+		p := &w.plan[i]
+		delete(w.queued, p.Pos)
+		if p.Type == "m.room.member" && p.StateKey != nil {
+			w.setMemberLocked(Member{id.UserID(*p.StateKey), p.Membership(), p.Pos})
+		}
+	}
+	w.mu.Unlock()
+	w.view.Store(&next)
+}
+
+// redact puts the redacted form of a redaction's target where readers look.
+func (w *Writer) redact(p *proposal) {
+	if p.meta.Redacts == nil {
+		return
+	}
+	t := p.meta.Redacts
+	ev, err := t.Redacted()
+	if err != nil {
+		return // its act would have been refused
+	}
+	redacted := &Event{
+		Event: ev, Pos: t.Pos, Ord: t.Ord, Before: t.Before, Now: t.Now, Flags: t.Flags,
+		RedactedBy: p.Pos, Device: t.Device, Txn: t.Txn,
+	}
+	w.cache.events.put(t.Pos, redacted, redacted.cost())
+	v := *w.View()
+	if i := slices.IndexFunc(v.Tail, func(e *Event) bool { return e.Pos == t.Pos }); i >= 0 {
+		v.Tail = slices.Clone(v.Tail)
+		v.Tail[i] = redacted
+		w.view.Store(&v)
+	}
+}
+
+func (w *Writer) announced() {
+	var users []id.UserID
+	for i := range w.plan {
+		if p := &w.plan[i]; p.Type == "m.room.member" && p.StateKey != nil {
+			users = append(users, id.UserID(*p.StateKey))
+		}
+	}
+	w.cache.hub.Wake(Joined{w.Room}, users...)
+	w.done()
+}
+
+// refused makes the next user of the room load it again.
+func (w *Writer) refused() {
+	w.stale.Store(true)
+	w.mu.Lock()
+	for i := range w.plan {
+		delete(w.queued, w.plan[i].Pos)
+	}
+	w.mu.Unlock()
+	w.done()
+}
+
+// done lets the room be evicted again.
+func (w *Writer) done() { w.pins.Add(-1) }
+
+// adopt makes a new room known before its first act is queued.
+func (c *Cache) adopt(r *Room) {
+	e := &entry{id: r.ID, ready: make(chan struct{}), room: r, bytes: r.size()}
+	close(e.ready)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rooms[r.ID] = c.order.PushFront(e)
+	c.bytes += e.bytes
+	c.evictLocked()
+}
