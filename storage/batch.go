@@ -4,115 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
 
-// ErrClosed is the answer to a write after Close.
-var ErrClosed = errors.New("storage: closed")
-
-// ErrStale says that a room was written by somebody else since it was read into memory.
-var ErrStale = errors.New("storage: the room has changed")
-
 // maxBatch bounds the acts of one transaction, so that one commit never keeps the next waiting for long.
 const maxBatch = 256
 
-// Act is one write, all or nothing: rows, a function, or both. It is queued once.
-type Act struct {
-	// Positions is how many positions of the stream the act takes; 0 is none.
-	Positions int
+// maxTries bounds how often a transaction is tried that another one of the database has broken.
+const maxTries = 5
 
-	// Place, if not nil, is told the first of them when the act gets its place in the order, before it can
-	// be committed. It runs under the queue's lock: it may compute and add rows, never wait.
-	Place func(a *Act, first Pos)
-
-	// Do, if not nil, runs inside the transaction after the rows. Its error undoes and refuses this act alone.
-	Do func(tx *Tx, first Pos) error
-
-	// Committed, if not nil, is called after the commit, in the order of positions, before whoever waits
-	// is answered and before the positions are published. It may not wait.
-	Committed func(first Pos)
-
-	// Announced, if not nil, is called once the positions are published: the place for wake-ups. It may not wait.
-	Announced func(first Pos)
-
-	// Refused, if not nil, is called when the act was not written, likewise in order.
-	Refused func(err error)
-
-	first Pos
-	rows  []row
-	rooms []RoomWrite
-	done  chan struct{}
-	err   error // set before done is closed
-}
-
-// Insert is a statement that writes rows of one table; the rows of a batch share one execution.
-type Insert struct {
-	Table, Columns string // "mx_x", "a, b, c"
-	Conflict       string // what follows the values, e.g. "ON CONFLICT (a) DO UPDATE SET b = excluded.b"; may be empty
-	Key            int    // with Conflict: how many leading columns (at most 3, integers or strings) are the key
-
-	width int
-}
-
-// width counts the columns.
-func (in *Insert) columns() int {
-	if in.width == 0 {
-		return strings.Count(in.Columns, ",") + 1
-	}
-	return in.width
-}
-
-type row struct {
-	into *Insert
-	args []any
-}
-
-// RoomWrite moves a room on. Its Seq is compared with what is stored, so that stale memory never writes.
-type RoomWrite struct {
-	Room, FromSeq, ToSeq int64
-	State                int64
-	LastPos              Pos
-	Extremities          []byte
-}
-
-// Add queues a row of the act.
-func (a *Act) Add(into *Insert, args ...any) { a.rows = append(a.rows, row{into, args}) }
-
-// Move queues the act's change of a room's head.
-func (a *Act) Move(w RoomWrite) { a.rooms = append(a.rooms, w) }
-
-// Wait returns when the act is durable, or was refused, or ctx ends; in the last case the act goes on.
-func (a *Act) Wait(ctx context.Context) error {
-	select {
-	case <-a.done:
-		return a.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// Done reports whether the act was written or refused.
-func (a *Act) Done() bool {
-	select {
-	case <-a.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// Queue gives an act its place in the order and returns at once; Act.Wait awaits the commit.
-func (db *DB) Queue(a *Act) { db.batch.queue(a) }
-
-// Write runs fn inside the next shared transaction with a fresh position, and returns when that is
-// committed. An error of fn undoes and refuses this write alone, and is returned.
-func (db *DB) Write(ctx context.Context, fn func(tx *Tx, pos Pos) error) error {
-	a := &Act{Positions: 1, Do: fn}
-	db.Queue(a)
-	return a.Wait(ctx)
-}
+// maxQueue bounds the queue's memory that is kept when it is empty.
+const maxQueue = 4 * maxBatch
 
 // batcher is the one writer of a database. Whatever queues up while a batch commits is the next batch.
 type batcher struct {
@@ -126,10 +31,17 @@ type batcher struct {
 	next   Pos
 	acts   []*Act
 	closed bool
+
+	// The following belong to run.
+	count   int64 // the stored count of batches; compared and set by each
+	unsure  bool  // the answer to the last commit was lost, and so was the question whether it landed
+	rows    gathered
+	writing []*Act // taken and not answered
 }
 
-func newBatcher(engine Engine, pos Pos) *batcher {
-	b := &batcher{engine: engine, wake: make(chan struct{}, 1), ended: make(chan struct{}), next: pos + 1}
+// newBatcher starts the batcher of a database with these stored counters; it runs until close.
+func newBatcher(engine Engine, pos Pos, count int64) *batcher {
+	b := &batcher{engine: engine, wake: make(chan struct{}, 1), ended: make(chan struct{}), next: pos + 1, count: count}
 	b.published.Store(pos)
 	go b.run()
 	return b
@@ -137,20 +49,27 @@ func newBatcher(engine Engine, pos Pos) *batcher {
 
 func (b *batcher) queue(a *Act) {
 	a.done = make(chan struct{})
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
+	if !b.place(a) {
 		a.finish(ErrClosed)
 		return
 	}
+	b.nudge()
+}
+
+// place puts an act into the queue; false when that is closed. A panic of Place leaves it out.
+func (b *batcher) place(a *Act) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return false
+	}
 	a.first = b.next
-	b.next += Pos(a.Positions)
 	if a.Place != nil {
 		a.Place(a, a.first)
 	}
+	b.next += Pos(a.Positions)
 	b.acts = append(b.acts, a)
-	b.mu.Unlock()
-	b.nudge()
+	return true
 }
 
 func (b *batcher) nudge() {
@@ -170,268 +89,271 @@ func (b *batcher) close() {
 }
 
 func (b *batcher) run() {
-	defer close(b.ended)
+	returned := false
+	defer func() { b.leave(returned) }()
+	var acts []*Act
 	for range b.wake {
-		for acts := b.take(); len(acts) > 0; acts = b.take() {
-			b.write(acts)
+		closed := false
+		for {
+			if acts, closed = b.take(acts); len(acts) == 0 {
+				break
+			}
+			b.writeAll(acts)
 		}
-		if b.isClosed() {
+		if closed {
+			returned = true
 			return
 		}
 	}
 }
 
-func (b *batcher) isClosed() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.closed && len(b.acts) == 0
+// leave ends run. When that did not return, an act's function has ended its goroutine, as a failing test
+// does by FailNow: the acts in hand are refused, and the next goroutine goes on.
+func (b *batcher) leave(returned bool) {
+	if returned {
+		close(b.ended)
+		return
+	}
+	for _, a := range b.writing {
+		a.err = errors.New("storage: a function of the batch ended the goroutine (runtime.Goexit)")
+	}
+	b.answer(b.writing)
+	go b.run()
+	b.nudge()
 }
 
-func (b *batcher) take() []*Act {
+// take swaps the queue for an empty one, for which it reuses old.
+func (b *batcher) take(old []*Act) (acts []*Act, closed bool) {
+	clear(old)
+	if cap(old) > maxQueue {
+		old = nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := min(len(b.acts), maxBatch)
-	acts := b.acts[:n:n]
-	b.acts = b.acts[n:]
-	return acts
+	acts, b.acts = b.acts, old[:0]
+	return acts, b.closed
 }
 
-// write commits the acts together; if that cannot be, each by itself, so that one bad act fails alone.
+func (b *batcher) writeAll(acts []*Act) {
+	b.writing = slices.DeleteFunc(acts, func(a *Act) bool { return !a.take() })
+	for len(b.writing) > 0 {
+		b.write(b.writing[:min(len(b.writing), maxBatch)])
+	}
+}
+
+// write commits the acts together. When that cannot be, each is written behind a savepoint of its own, so
+// that a bad one fails alone; and when that cannot be either, each in a transaction of its own.
 func (b *batcher) write(acts []*Act) {
-	refused, err := b.transaction(acts)
-	if err == nil {
-		b.answer(acts, refused)
+	err := b.try(acts, false)
+	if err != nil && len(acts) > 1 && !hopeless(err) {
+		err = b.try(acts, true)
+	}
+	if err != nil && len(acts) > 1 && !hopeless(err) {
+		for i := range acts {
+			b.write(acts[i : i+1])
+		}
 		return
 	}
-	if len(acts) == 1 {
-		b.answer(acts, []error{err})
-		return
+	if err != nil {
+		for _, a := range acts {
+			a.err = err
+		}
 	}
-	for i := range acts {
-		b.write(acts[i : i+1])
+	b.answer(acts)
+}
+
+// errAway says that the database does not answer.
+var errAway = errors.New("the database is away")
+
+// hopeless says that an error would meet every act alike.
+func hopeless(err error) bool { return errors.Is(err, errAway) || errors.Is(err, ErrTaken) }
+
+// try runs a transaction, again when another one of the database has broken it.
+func (b *batcher) try(acts []*Act, apart bool) error {
+	for n := 1; ; n++ {
+		err := b.transaction(acts, apart)
+		if err == nil || n == maxTries || !broken(err) {
+			return err
+		}
 	}
 }
 
-// answer publishes the positions of the acts that were written and tells everybody who waits.
-func (b *batcher) answer(acts []*Act, refused []error) {
-	for i, a := range acts {
-		switch {
-		case refused[i] != nil && a.Refused != nil:
-			a.Refused(refused[i])
-		case refused[i] == nil && a.Committed != nil:
-			a.Committed(a.first)
-		}
-		if refused[i] == nil && a.Positions > 0 {
-			b.published.Store(a.first + Pos(a.Positions) - 1)
-		}
-	}
-	for i, a := range acts {
-		if refused[i] == nil && a.Announced != nil {
-			a.Announced(a.first)
-		}
-		a.finish(refused[i])
-	}
+// broken says that a transaction failed because of another one: PostgreSQL's serialization_failure or deadlock_detected.
+func broken(err error) bool {
+	var e interface{ SQLState() string }
+	return errors.As(err, &e) && (e.SQLState() == "40001" || e.SQLState() == "40P01")
 }
 
-func (a *Act) finish(err error) {
-	if a.done == nil {
-		a.done = make(chan struct{})
-	}
-	a.err = err
-	close(a.done)
-}
-
-// transaction writes acts in one transaction. It returns for each act the error of its Do, or an error
-// for all of them, in which case nothing was written.
-func (b *batcher) transaction(acts []*Act) (refused []error, err error) {
+// transaction writes acts in one transaction and leaves in each the error of its refusal. With an error of
+// its own it has written nothing.
+func (b *batcher) transaction(acts []*Act, apart bool) (err error) {
+	defer recovered(&err)
 	ctx := context.Background()
 	conn, err := b.engine.Begin(ctx, false)
 	if err != nil {
-		return nil, fmt.Errorf("begin a write: %w", err)
+		return fmt.Errorf("%w: begin a write: %w", errAway, err)
 	}
+	defer conn.Rollback() //nolint:errcheck // does nothing after Commit; else err says what went wrong
 	tx := &Tx{conn: conn, ctx: ctx, dialect: b.engine.Dialect()}
-	refused, err = tx.writeActs(acts)
-	if err != nil {
-		conn.Rollback() //nolint:errcheck // err says what went wrong
-		return nil, err
+	if err := b.fill(tx, acts, apart); err != nil {
+		return err
+	}
+	last := acts[len(acts)-1]
+	if err := b.advance(tx, last.first+Pos(last.Positions)-1); err != nil {
+		return err
 	}
 	if err := conn.Commit(); err != nil {
 		conn.Rollback() //nolint:errcheck // likewise
-		return nil, fmt.Errorf("commit: %w", err)
+		return b.landed(ctx, err)
 	}
-	return refused, nil
+	b.count++
+	return nil
 }
 
-const updatePosition = `UPDATE mx_position SET pos = $1 WHERE pos < $1`
-
-func (tx *Tx) writeActs(acts []*Act) ([]error, error) {
-	refused := make([]error, len(acts))
-	var rows gathered
-	for i, a := range acts {
-		rows.add(a)
-		if a.Do == nil {
-			continue
+// fill runs what the acts want inside a transaction.
+func (b *batcher) fill(tx *Tx, acts []*Act, apart bool) error {
+	b.rows.reset() // what a transaction that failed has left
+	for _, a := range acts {
+		a.err = nil
+		var err error
+		switch {
+		case a.Do == nil && !apart:
+			err = b.rows.add(a)
+		case len(acts) == 1: // then the transaction is its savepoint
+			err = b.perform(tx, a)
+		default:
+			err = b.alone(tx, a)
 		}
-		if err := rows.flush(tx); err != nil {
-			return nil, err
-		}
-		if err := tx.within(a, &refused[i]); err != nil {
-			return nil, err
-		}
-	}
-	if err := rows.flush(tx); err != nil {
-		return nil, err
-	}
-	last := acts[len(acts)-1]
-	_, err := tx.exec(updatePosition, last.first+Pos(last.Positions)-1)
-	return refused, err
-}
-
-// within runs an act's function so that it can be undone alone.
-func (tx *Tx) within(a *Act, refused *error) error {
-	if len(a.rows)+len(a.rooms) > 0 {
-		// Its rows are written already: the whole transaction has to go when the function refuses.
-		if err := a.Do(tx, a.first); err != nil {
+		if err != nil {
 			return err
 		}
-		return nil
+	}
+	return b.rows.flush(tx)
+}
+
+// alone runs an act behind a savepoint, so that it can be undone alone.
+func (b *batcher) alone(tx *Tx, a *Act) error {
+	if err := b.rows.flush(tx); err != nil {
+		return err
 	}
 	if _, err := tx.exec("SAVEPOINT act"); err != nil {
 		return err
 	}
-	if *refused = a.Do(tx, a.first); *refused != nil {
+	a.err = b.perform(tx, a)
+	if broken(a.err) {
+		return a.err
+	}
+	if a.err != nil {
+		b.rows.reset()
 		if _, err := tx.exec("ROLLBACK TO SAVEPOINT act"); err != nil {
-			return err
+			return errors.Join(a.err, err)
 		}
 	}
 	_, err := tx.exec("RELEASE SAVEPOINT act")
 	return err
 }
 
-// gathered are the rows of several acts, by statement.
-type gathered struct {
-	order  []*Insert
-	rows   map[*Insert][][]any
-	keys   map[*Insert]map[[3]any]int // with a conflict clause: the row of each key
-	rooms  map[int64]RoomWrite
-	moving []int64
+// perform writes an act's rows, then runs its function.
+func (b *batcher) perform(tx *Tx, a *Act) (err error) {
+	defer recovered(&err)
+	if err := b.rows.add(a); err != nil {
+		return err
+	}
+	if err := b.rows.flush(tx); err != nil || a.Do == nil {
+		return err
+	}
+	return a.Do(tx, a.first)
 }
 
-func (g *gathered) add(a *Act) {
-	if g.rows == nil {
-		g.rows = map[*Insert][][]any{}
-		g.rooms = map[int64]RoomWrite{}
-	}
-	for _, r := range a.rows {
-		g.addRow(r)
-	}
-	for _, w := range a.rooms {
-		before, ok := g.rooms[w.Room]
-		switch {
-		case !ok:
-			g.moving = append(g.moving, w.Room)
-		case before.ToSeq == w.FromSeq:
-			w.FromSeq = before.FromSeq
-		default: // no row has this sequence number: the statement must fail, so that each act is tried alone
-			w.FromSeq = -1
-		}
-		g.rooms[w.Room] = w
+// recovered makes a panic an error.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("storage: panic: %v\n%s", p, debug.Stack())
 	}
 }
 
-// addRow adds a row; of two rows with one key in an upsert the later wins, as it would one after the other.
-func (g *gathered) addRow(r row) {
-	if _, ok := g.rows[r.into]; !ok {
-		g.order = append(g.order, r.into)
-	}
-	if r.into.Key > 0 {
-		if g.keys == nil {
-			g.keys = map[*Insert]map[[3]any]int{}
-		}
-		keys := g.keys[r.into]
-		if keys == nil {
-			keys = map[[3]any]int{}
-			g.keys[r.into] = keys
-		}
-		var key [3]any
-		copy(key[:], r.args[:r.into.Key])
-		if i, ok := keys[key]; ok {
-			g.rows[r.into][i] = r.args
-			return
-		}
-		keys[key] = len(g.rows[r.into])
-	}
-	g.rows[r.into] = append(g.rows[r.into], r.args)
-}
+const updatePosition = `UPDATE mx_position SET pos = $1, batch = $2 WHERE batch = $3`
 
-func (g *gathered) flush(tx *Tx) error {
-	for _, into := range g.order {
-		if err := tx.insert(into, g.rows[into]); err != nil {
-			return fmt.Errorf("insert into %s: %w", into.Table, err)
+// advance stores the counters after a batch. Another writer would have changed the count of batches.
+func (b *batcher) advance(tx *Tx, pos Pos) error {
+	if b.unsure {
+		count, err := tx.batches()
+		if err != nil {
+			return err
 		}
-	}
-	for _, room := range g.moving {
-		if err := tx.moveRoom(g.rooms[room]); err != nil {
-			return fmt.Errorf("move room %d: %w", room, err)
+		if count == b.count+1 {
+			b.count = count
 		}
+		b.unsure = false
 	}
-	*g = gathered{}
-	return nil
-}
-
-const updateRoom = `
-	UPDATE mx_rooms SET seq = $3, state = $4, last_pos = $5, extremities = $6
-	WHERE room = $1 AND seq = $2`
-
-func (tx *Tx) moveRoom(w RoomWrite) error {
-	n, err := tx.exec(updateRoom, w.Room, w.FromSeq, w.ToSeq, w.State, w.LastPos, w.Extremities)
+	n, err := tx.exec(updatePosition, pos, b.count+1, b.count)
 	if err == nil && n != 1 {
-		err = ErrStale
+		err = ErrTaken
 	}
 	return err
 }
 
-// insert writes rows in statements of 64, 16, 4 and 1 rows: few texts, so that each stays prepared.
-func (tx *Tx) insert(into *Insert, rows [][]any) error {
-	for _, size := range [...]int{64, 16, 4, 1} {
-		for len(rows) >= size {
-			if err := tx.insertMany(into, rows[:size]); err != nil {
-				return err
-			}
-			rows = rows[size:]
-		}
+const selectBatches = `SELECT batch FROM mx_position`
+
+func (tx *Tx) batches() (int64, error) { return one(tx, value[int64], selectBatches) }
+
+// landed asks whether a commit that gave an error is stored after all: its answer may have been lost on the
+// way. While nobody knows, nothing may be tried again.
+func (b *batcher) landed(ctx context.Context, failed error) error {
+	count, err := b.storedCount(ctx)
+	if err != nil {
+		b.unsure = true
+		return fmt.Errorf("%w: commit: %w", errAway, failed)
 	}
-	return nil
+	if count == b.count+1 {
+		b.count = count
+		return nil
+	}
+	return fmt.Errorf("commit: %w", failed)
 }
 
-func (tx *Tx) insertMany(into *Insert, rows [][]any) error {
-	args := make([]any, 0, len(rows)*into.columns())
-	for _, r := range rows {
-		args = append(args, r...)
+func (b *batcher) storedCount(ctx context.Context) (int64, error) {
+	conn, err := b.engine.Begin(ctx, true)
+	if err != nil {
+		return 0, err
 	}
-	_, err := tx.exec(into.text(len(rows)), args...)
-	return err
+	defer conn.Rollback() //nolint:errcheck // a snapshot has nothing to lose
+	tx := &Tx{conn: conn, ctx: ctx, dialect: b.engine.Dialect()}
+	return tx.batches()
 }
 
-// text is the statement for n rows.
-func (in *Insert) text(n int) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "INSERT INTO %s (%s) VALUES ", in.Table, in.Columns)
-	width := in.columns()
-	for i := range n {
-		if i > 0 {
-			b.WriteString(", ")
+// answer tells the acts what became of them: first those who keep rooms in memory, then everybody else.
+// The acts are the first of b.writing.
+func (b *batcher) answer(acts []*Act) {
+	for _, a := range acts {
+		written := a.err == nil
+		a.tell()
+		if written && a.Positions > 0 {
+			b.published.Store(a.first + Pos(a.Positions) - 1)
 		}
-		b.WriteByte('(')
-		for j := range width {
-			if j > 0 {
-				b.WriteString(", ")
-			}
-			fmt.Fprintf(&b, "$%d", i*width+j+1)
-		}
-		b.WriteByte(')')
 	}
-	b.WriteByte(' ')
-	b.WriteString(in.Conflict)
-	return b.String()
+	for _, a := range acts {
+		a.announce()
+		b.writing = b.writing[1:]
+		a.finish(a.err)
+	}
+}
+
+// tell calls Committed or Refused. A panic there becomes the act's answer, though it may be written: what
+// is kept in memory is in doubt.
+func (a *Act) tell() {
+	defer recovered(&a.err)
+	switch {
+	case a.err != nil && a.Refused != nil:
+		a.Refused(a.err)
+	case a.err == nil && a.Committed != nil:
+		a.Committed(a.first)
+	}
+}
+
+func (a *Act) announce() {
+	defer recovered(&a.err)
+	if a.err == nil && a.Announced != nil {
+		a.Announced(a.first)
+	}
 }

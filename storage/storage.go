@@ -64,6 +64,7 @@ type DB struct {
 	release func() error
 	batch   *batcher
 
+	closed   atomic.Bool
 	nextNode atomic.Int64 // the last state node's id that was given out
 	nextRoom atomic.Int64 // the last room's number that was given out
 }
@@ -90,38 +91,41 @@ func (db *DB) start(ctx context.Context) error {
 	if err := migrate(ctx, db.engine); err != nil {
 		return err
 	}
-	var pos Pos
+	var c counters
 	err := db.Read(ctx, func(tx *Tx) (err error) {
-		pos, err = tx.counters(&db.nextNode, &db.nextRoom)
+		c, err = tx.counters()
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read the counters: %w", err)
 	}
-	db.batch = newBatcher(db.engine, pos)
+	db.nextNode.Store(c.node)
+	db.nextRoom.Store(c.room)
+	db.batch = newBatcher(db.engine, c.pos, c.batch)
 	return nil
 }
 
+// counters are the last numbers that were given out.
+type counters struct{ pos, batch, node, room int64 }
+
 const selectCounters = `
-	SELECT pos,
+	SELECT pos, batch,
 		(SELECT coalesce(max(node), 0) FROM mx_state_nodes),
 		(SELECT coalesce(max(room), 0) FROM mx_rooms)
 	FROM mx_position`
 
-func (tx *Tx) counters(node, room *atomic.Int64) (Pos, error) {
-	return one(tx, func(row *sql.Rows, p *Pos) error {
-		var n, r int64
-		if err := row.Scan(p, &n, &r); err != nil {
-			return err
-		}
-		node.Store(n)
-		room.Store(r)
-		return nil
+func (tx *Tx) counters() (counters, error) {
+	return one(tx, func(row *sql.Rows, c *counters) error {
+		return row.Scan(&c.pos, &c.batch, &c.node, &c.room)
 	}, selectCounters)
 }
 
-// Close commits what is queued, ends the batcher and closes the engine.
+// Close commits what is queued, ends the batcher, waits for the reads that have begun and closes the
+// engine. What is written or read afterwards gives ErrClosed. A second Close does nothing.
 func (db *DB) Close() error {
+	if db.closed.Swap(true) {
+		return nil
+	}
 	db.batch.close()
 	return errors.Join(db.engine.Close(), db.release())
 }
@@ -143,6 +147,9 @@ func (db *DB) NextRoom() int64 { return db.nextRoom.Add(1) }
 func (db *DB) Read(ctx context.Context, fn func(*Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if db.closed.Load() {
+		return ErrClosed
 	}
 	conn, err := db.engine.Begin(ctx, true)
 	if err != nil {

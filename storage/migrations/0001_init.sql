@@ -10,10 +10,11 @@ CREATE TABLE mx_meta (
 ) {clustered};
 
 CREATE TABLE mx_position (
-	one {intkey},
-	pos BIGINT NOT NULL
+	one   {intkey},
+	pos   BIGINT NOT NULL, -- the last position that was given out
+	batch BIGINT NOT NULL  -- counts the transactions of the batcher; compared and set by each
 );
-INSERT INTO mx_position (one, pos) VALUES (1, 0);
+INSERT INTO mx_position (one, pos, batch) VALUES (1, 0, 0);
 
 -- Accounts and sessions
 
