@@ -75,7 +75,34 @@ type writer struct {
 	out     []byte
 	base    int // where our output begins in out
 
-	members []member // of all objects that are open, outermost first
+	members memberStack // of all objects that are open, outermost first
+}
+
+// memberStack keeps the first members inside itself, so that most documents need no allocation.
+type memberStack struct {
+	few  [48]member
+	many []member // all of them, once they are more
+	n    int
+}
+
+func (s *memberStack) push(m member) {
+	switch {
+	case s.many == nil && s.n < len(s.few):
+		s.few[s.n] = m
+	case s.many == nil:
+		s.many = append(append(make([]member, 0, 4*s.n), s.few[:]...), m)
+	default:
+		s.many = append(s.many[:s.n], m)
+	}
+	s.n++
+}
+
+// from returns the members from the i-th on; they are valid until the next push.
+func (s *memberStack) from(i int) []member {
+	if s.many != nil {
+		return s.many[i:s.n]
+	}
+	return s.few[i:s.n]
 }
 
 // member is one key and value of an object.
@@ -86,8 +113,6 @@ type member struct {
 }
 
 func (w *writer) run() error {
-	var members [48]member
-	w.members = members[:0]
 	if len(w.data) > maxInput {
 		return w.fail(ErrSyntax, "too long")
 	}
@@ -169,16 +194,16 @@ func (w *writer) object(depth int) error {
 	if w.take('}') {
 		return nil
 	}
-	first, sorted := len(w.members), true
+	first, sorted := w.members.n, true
 	for {
 		if err := w.key(first, &sorted); err != nil {
 			return err
 		}
-		i := len(w.members) - 1
+		i := w.members.n - 1
 		if err := w.value(depth); err != nil {
 			return err
 		}
-		w.members[i].to = w.at()
+		w.members.from(i)[0].to = w.at()
 		w.space()
 		if w.take('}') {
 			break
@@ -192,7 +217,7 @@ func (w *writer) object(depth int) error {
 	if !sorted {
 		err = w.sort(first)
 	}
-	w.members = w.members[:first]
+	w.members.n = first
 	return err
 }
 
@@ -207,14 +232,14 @@ func (w *writer) key(first int, sorted *bool) error {
 		return err
 	}
 	m.keyTo = uint32(w.pos - 1)
-	if n := len(w.members); n > first {
-		order := w.compare(w.members[n-1], m)
+	if n := w.members.n; n > first {
+		order := w.compare(w.members.from(n - 1)[0], m)
 		if order == 0 {
 			return w.fail(ErrDuplicateKey, "")
 		}
 		*sorted = *sorted && order < 0
 	}
-	w.members = append(w.members, m)
+	w.members.push(m)
 	w.space()
 	if !w.take(':') {
 		return w.fail(ErrSyntax, "want :")

@@ -173,7 +173,7 @@ func AppendString(dst []byte, s string) []byte {
 	from := 0
 	for i := 0; i < len(s); {
 		c := s[i]
-		if c < utf8.RuneSelf && plain[c] {
+		if c >= ' ' && c < utf8.RuneSelf && c != '"' && c != '\\' {
 			i++
 			continue
 		}
@@ -225,15 +225,11 @@ func skipNested(data []byte, i int) int {
 
 // skipString returns what follows the closing quote, or len(data) when there is none.
 func skipString(data []byte, i int) int {
-	i++
-	for i < len(data) {
-		switch data[i] {
-		case '"':
+	for i = plain(data, i+1); i < len(data); i = plain(data, i) {
+		if data[i] == '"' {
 			return i + 1
-		case '\\':
-			i++
 		}
-		i++
+		i += 2 // a backslash and what it escapes
 	}
 	return len(data)
 }

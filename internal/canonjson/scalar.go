@@ -1,32 +1,41 @@
 package canonjson
 
 import (
+	"encoding/binary"
+	"math/bits"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// plain says which bytes of a string stand for themselves. The input is known to be UTF-8.
-var plain = func() (t [256]bool) {
-	for c := range t {
-		t[c] = c >= ' ' && c != '"' && c != '\\'
+// plain skips the bytes of a string that stand for themselves, from i on. The input is known to be
+// UTF-8, so these are all but control characters, the quote and the backslash.
+func plain(data []byte, i int) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; i+8 <= len(data); i += 8 { // eight bytes at a time
+		v := binary.LittleEndian.Uint64(data[i:])
+		quote, backslash := v^(ones*'"'), v^(ones*'\\')
+		// A byte is zero, or below a space, if subtracting borrows into its highest bit.
+		special := ((v-ones*' ')&^v | (quote-ones)&^quote | (backslash-ones)&^backslash) & highs
+		if special != 0 {
+			return i + bits.TrailingZeros64(special)/8
+		}
 	}
-	return t
-}()
+	for i < len(data) && data[i] >= ' ' && data[i] != '"' && data[i] != '\\' {
+		i++
+	}
+	return i
+}
 
 // text reads a string, from quote to quote, and reports whether it has a backslash.
 func (w *writer) text() (escaped bool, err error) {
 	w.pos++
 	for {
-		data, i := w.data, w.pos
-		for i < len(data) && plain[data[i]] {
-			i++
-		}
-		w.pos = i
-		if i >= len(data) {
+		w.pos = plain(w.data, w.pos)
+		if w.pos >= len(w.data) {
 			return false, w.fail(ErrSyntax, "string without end")
 		}
-		switch data[i] {
+		switch w.data[w.pos] {
 		case '"':
 			w.pos++
 			return escaped, nil

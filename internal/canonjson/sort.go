@@ -9,7 +9,7 @@ import (
 // sort brings the members of the innermost object, from first on, into order, here and in the output.
 func (w *writer) sort(first int) error {
 	w.flushBeforeBrace()
-	members := w.members[first:]
+	members := w.members.from(first)
 	begin := members[0].from
 	slices.SortFunc(members, w.compare)
 	for i := 1; i < len(members); i++ {
@@ -20,7 +20,6 @@ func (w *writer) sort(first int) error {
 	if !w.discard {
 		w.permute(members, w.out[w.base+int(begin):])
 	}
-	w.flushed = w.pos - 1
 	return nil
 }
 
@@ -45,14 +44,26 @@ func (w *writer) permute(members []member, region []byte) {
 	}
 }
 
-// compare orders two members by the code points of their keys.
+// compare orders two members by their keys.
 func (w *writer) compare(a, b member) int {
 	x, y := w.data[a.keyFrom:a.keyTo], w.data[b.keyFrom:b.keyTo]
 	if !a.escaped && !b.escaped {
 		return bytes.Compare(x, y) // the order of UTF-8 is the order of code points
 	}
-	var bufX, bufY [128]byte
-	return bytes.Compare(appendUnescaped(bufX[:0], x), appendUnescaped(bufY[:0], y))
+	return compareText(x, y)
+}
+
+// Compare orders two keys, as they are written between their quotes, as canonical JSON sorts them.
+func Compare(a, b []byte) int {
+	if bytes.IndexByte(a, '\\') < 0 && bytes.IndexByte(b, '\\') < 0 {
+		return bytes.Compare(a, b)
+	}
+	return compareText(a, b)
+}
+
+func compareText(a, b []byte) int {
+	var bufA, bufB [128]byte
+	return bytes.Compare(appendUnescaped(bufA[:0], a), appendUnescaped(bufB[:0], b))
 }
 
 // appendUnescaped appends the text of a valid string that is given without its quotes.

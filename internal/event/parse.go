@@ -1,7 +1,9 @@
 package event
 
 import (
+	"bytes"
 	"slices"
+	"strings"
 
 	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -45,12 +47,11 @@ func ParseTrusted(rules *roomversion.Rules, raw []byte, eid id.EventID, room id.
 	if !ok {
 		return nil, bad("it is not an object")
 	}
-	var buf [textSize]byte
-	t := texts{buf: buf[:0]}
-	if err := t.read(rules, &f); err != nil {
+	var r reader
+	if err := r.read(rules, &f); err != nil {
 		return nil, err
 	}
-	e := t.event(rules, raw, &f)
+	e := r.event(rules, raw, &f)
 	e.ID, e.Room = eid, room
 	return e, nil
 }
@@ -137,36 +138,25 @@ func parse(rules *roomversion.Rules, canonical []byte, f *fields) (*Event, error
 	if err := checkForm(rules, f); err != nil {
 		return nil, err
 	}
-	var buf [textSize]byte
-	t := texts{buf: buf[:0]}
-	if err := t.read(rules, f); err != nil {
+	var r reader
+	if err := r.read(rules, f); err != nil {
 		return nil, err
 	}
-	t.identify(rules, canonical, f)
-	e := t.event(rules, canonical, f)
+	e := r.event(rules, canonical, f)
+	e.identify(f)
 	if err := e.check(); err != nil {
 		return nil, err
 	}
 	return e, nil
 }
 
-// checkForm checks which fields there are, and those types that nothing checks later.
+// checkForm checks the types of the fields that read does not look into.
 func checkForm(rules *roomversion.Rules, f *fields) error {
 	switch {
-	case !canonjson.IsString(f.eventType):
-		return bad("type is not a string")
-	case !canonjson.IsString(f.sender):
-		return bad("sender is not a string")
-	case f.stateKey != nil && !canonjson.IsString(f.stateKey):
-		return bad("state_key is not a string")
-	case !canonjson.IsObject(f.content):
-		return bad("content is not an object")
 	case !canonjson.IsObject(f.hashes):
 		return bad("hashes is not an object")
 	case !canonjson.IsObject(f.signatures):
 		return bad("signatures is not an object")
-	case !canonjson.IsArray(f.prevEvents) || !canonjson.IsArray(f.authEvents):
-		return bad("prev_events or auth_events is not an array")
 	}
 	return checkIDs(rules, f)
 }
@@ -201,10 +191,6 @@ func (e *Event) check() error {
 		return mxerr.TooLarge.With("state_key is longer than %d bytes", MaxKey)
 	case len(e.Sender) > id.MaxLength || len(e.Room) > id.MaxLength || len(e.ID) > id.MaxLength:
 		return mxerr.TooLarge.With("sender, room_id or event_id is longer than %d bytes", id.MaxLength)
-	case len(e.PrevEvents) > MaxPrevEvents:
-		return bad("prev_events has more than 20 events")
-	case len(e.AuthEvents) > MaxAuthEvents:
-		return bad("auth_events has more than 10 events")
 	case e.Depth < 0 || e.Rules.StrictJSON && e.Depth > MaxDepth:
 		return bad("depth is out of range")
 	}
@@ -218,7 +204,8 @@ func (e *Event) checkIDs() error {
 	if _, err := id.ParseRoomID(string(e.Room)); err != nil || (e.Room.Server() == "") != e.Rules.RoomIDIsCreateHash {
 		return bad("room_id is not an id of this room version")
 	}
-	if _, err := id.ParseEventID(string(e.ID)); err != nil {
+	inEvent := e.Rules.EventIDs == roomversion.EventIDInEvent
+	if _, err := id.ParseEventID(string(e.ID)); err != nil || inEvent && e.ID.Server() == "" {
 		return bad("event_id is not an event id")
 	}
 	for _, list := range [...][]id.EventID{e.PrevEvents, e.AuthEvents} {
@@ -231,92 +218,90 @@ func (e *Event) checkIDs() error {
 	return nil
 }
 
-// textSize holds the texts of nearly every event: three ids, a type and some references.
-const textSize = 1536
+// reader gathers what an event is made of: its texts as they stand in the JSON, in the order in
+// which event takes them, and its numbers. They become one string, that costs one allocation.
+type reader struct {
+	texts [maxTexts][]byte // canonical strings without their quotes
+	n     int
+	size  int // of all texts
 
-// texts gathers the strings of an event in one buffer, so that they cost one allocation together.
-type texts struct {
-	buf  []byte
-	ends [48]int32 // where the texts end, in the order in which they were added
-	more []int32   // those that do not fit in ends
-	n    int
-
+	hasKey, hasRedacts bool
 	prev, auth         int // how many references there are
 	depth, ts          int64
-	hasID, hasRoom     bool
-	hasKey, hasRedacts bool
-	isMember           bool
 }
 
-func (t *texts) end() {
-	if t.n < len(t.ends) {
-		t.ends[t.n] = int32(len(t.buf))
-	} else {
-		t.more = append(t.more, int32(len(t.buf)))
+// maxTexts counts type, sender, state_key, membership, redacts, room_id, event_id and the references.
+const maxTexts = 7 + MaxPrevEvents + MaxAuthEvents
+
+// add adds the text of a canonical string; anything else counts as "" and returns false.
+func (r *reader) add(value []byte) bool {
+	var text []byte
+	ok := canonjson.IsString(value)
+	if ok {
+		text = value[1 : len(value)-1]
+		if bytes.IndexByte(text, '\\') >= 0 {
+			text, _ = canonjson.AppendText(nil, value)
+		}
 	}
-	t.n++
-}
-
-// add adds the text of a canonical string.
-func (t *texts) add(value []byte) bool {
-	var ok bool
-	t.buf, ok = canonjson.AppendText(t.buf, value)
-	t.end()
+	r.texts[r.n] = text
+	r.n++
+	r.size += len(text)
 	return ok
 }
 
-// read gathers everything but the ids of the event and its room.
-func (t *texts) read(rules *roomversion.Rules, f *fields) error {
-	okType, okSender := t.add(f.eventType), t.add(f.sender)
-	okKey := true
-	if t.hasKey = f.stateKey != nil; t.hasKey {
-		okKey = t.add(f.stateKey)
+// read gathers everything but the ids of the event and of its room.
+func (r *reader) read(rules *roomversion.Rules, f *fields) error {
+	if !r.add(f.eventType) || !r.add(f.sender) {
+		return bad("type or sender is not a string")
 	}
-	if t.isMember = string(f.eventType) == `"m.room.member"`; t.isMember {
-		t.add(canonjson.Get(f.content, "membership"))
-	}
-	if string(f.eventType) == `"m.room.redaction"` {
-		t.readRedacts(rules, f)
-	}
-	var okPrev, okAuth, okDepth, okTS bool
-	t.prev, okPrev = t.refs(rules, f.prevEvents)
-	t.auth, okAuth = t.refs(rules, f.authEvents)
-	t.depth, okDepth = canonjson.Int(f.depth)
-	t.ts, okTS = canonjson.Int(f.originServerTS)
-	switch {
-	case !okType || !okSender || !okKey:
-		return bad("type, sender or state_key is not a string")
-	case !okPrev || !okAuth:
-		return bad("prev_events or auth_events is not a list of references")
-	case !okDepth || !okTS:
-		return bad("depth or origin_server_ts is not an integer")
-	case !canonjson.IsObject(f.content):
+	if !canonjson.IsObject(f.content) {
 		return bad("content is not an object")
+	}
+	if r.hasKey = f.stateKey != nil; r.hasKey && !r.add(f.stateKey) {
+		return bad("state_key is not a string")
+	}
+	switch string(f.eventType) {
+	case `"m.room.member"`:
+		r.add(canonjson.Get(f.content, "membership"))
+	case `"m.room.redaction"`:
+		r.hasRedacts = r.addRedacts(rules, f)
+	}
+	var ok bool
+	if r.prev, ok = r.addRefs(rules, f.prevEvents, MaxPrevEvents); !ok {
+		return bad("prev_events is not a list of at most %d references", MaxPrevEvents)
+	}
+	if r.auth, ok = r.addRefs(rules, f.authEvents, MaxAuthEvents); !ok {
+		return bad("auth_events is not a list of at most %d references", MaxAuthEvents)
+	}
+	if r.depth, ok = canonjson.Int(f.depth); !ok {
+		return bad("depth is not an integer")
+	}
+	if r.ts, ok = canonjson.Int(f.originServerTS); !ok {
+		return bad("origin_server_ts is not an integer")
 	}
 	return nil
 }
 
-// readRedacts finds what a redaction redacts. One that names nothing that can be an event is an
+// addRedacts adds what a redaction redacts. One that names nothing that can be an event is an
 // event like any other, and redacts nothing.
-func (t *texts) readRedacts(rules *roomversion.Rules, f *fields) {
+func (r *reader) addRedacts(rules *roomversion.Rules, f *fields) bool {
 	value := f.redacts
 	if rules.RedactsInContent {
 		value = canonjson.Get(f.content, "redacts")
 	}
 	text, ok := canonjson.String(value)
 	if !ok {
-		return
+		return false
 	}
 	if _, err := id.ParseEventID(text); err != nil {
-		return
+		return false
 	}
-	t.hasRedacts = t.add(value)
+	return r.add(value)
 }
 
-// refs gathers the ids of a list of references: strings, or [id, {hash}] in versions 1 and 2.
-func (t *texts) refs(rules *roomversion.Rules, list []byte) (n int, ok bool) {
-	elements := canonjson.OpenArray(list)
-	for {
+// addRefs adds the ids of a list of references: strings, or [id, {hash}] in versions 1 and 2.
+func (r *reader) addRefs(rules *roomversion.Rules, list []byte, limit int) (n int, ok bool) {
+	for elements := canonjson.OpenArray(list); ; n++ {
 		ref, ok := elements.Next()
 		if !ok {
 			return n, elements.Whole()
@@ -324,10 +309,9 @@ func (t *texts) refs(rules *roomversion.Rules, list []byte) (n int, ok bool) {
 		if rules.EventIDs == roomversion.EventIDInEvent {
 			ref = firstOfPair(ref)
 		}
-		if !t.add(ref) {
+		if n == limit || !r.add(ref) {
 			return n, false
 		}
-		n++
 	}
 }
 
@@ -335,75 +319,69 @@ func (t *texts) refs(rules *roomversion.Rules, list []byte) (n int, ok bool) {
 func firstOfPair(pair []byte) []byte {
 	elements := canonjson.OpenArray(pair)
 	first, _ := elements.Next()
-	second, ok := elements.Next()
-	if !ok || !canonjson.IsObject(second) {
-		return nil
-	}
-	if _, ok := elements.Next(); ok {
+	second, _ := elements.Next()
+	if _, more := elements.Next(); more || !canonjson.IsObject(second) {
 		return nil
 	}
 	return first
 }
 
-// identify adds the ids of the event and of its room.
-func (t *texts) identify(rules *roomversion.Rules, canonical []byte, f *fields) {
-	if rules.EventIDs == roomversion.EventIDInEvent {
-		t.add(f.eventID)
-	} else {
-		t.buf = appendID(append(t.buf, '$'), rules, referenceHash(rules, canonical, f.eventType))
-		t.end()
+// event makes the event of what was gathered, but for its id and room.
+func (r *reader) event(rules *roomversion.Rules, canonical []byte, f *fields) *Event {
+	e := &Event{Depth: r.depth, OriginServerTS: r.ts, Rules: rules, JSON: canonical, content: f.content}
+	all, taken := r.join(), 0
+	next := func() string { // cuts the string into its texts again
+		n := len(r.texts[taken])
+		text := all[:n]
+		all, taken = all[n:], taken+1
+		return text
 	}
-	t.hasID, t.hasRoom = true, true
-	if !roomless(rules, f.eventType) {
-		t.add(f.roomID)
-		return
-	}
-	from := len(t.buf) - idLength
-	t.buf = append(append(t.buf, '!'), t.buf[from+1:]...)
-	t.end()
-}
-
-// event makes the event of what was gathered, in the order in which it was.
-func (t *texts) event(rules *roomversion.Rules, canonical []byte, f *fields) *Event {
-	e := &Event{Depth: t.depth, OriginServerTS: t.ts, Rules: rules, JSON: canonical, content: f.content}
-	c := cutter{text: string(t.buf), ends: t.ends[:], more: t.more}
-	e.Type, e.Sender = c.next(), id.UserID(c.next())
-	if t.hasKey {
-		e.stateKey = c.next()
+	e.Type, e.Sender = next(), id.UserID(next())
+	if r.hasKey {
+		e.stateKey = next()
 		e.StateKey = &e.stateKey
 	}
-	if t.isMember {
-		e.membership = c.next()
+	if e.Type == "m.room.member" {
+		e.membership = next()
 	}
-	if t.hasRedacts {
-		e.Redacts = id.EventID(c.next())
+	if r.hasRedacts {
+		e.Redacts = id.EventID(next())
 	}
-	ids := make([]id.EventID, t.prev+t.auth)
-	for i := range ids {
-		ids[i] = id.EventID(c.next())
+	refs := make([]id.EventID, r.prev+r.auth)
+	for i := range refs {
+		refs[i] = id.EventID(next())
 	}
-	e.PrevEvents, e.AuthEvents = slices.Clip(ids[:t.prev]), ids[t.prev:]
-	if t.hasID {
-		e.ID, e.Room = id.EventID(c.next()), id.RoomID(c.next())
-	}
+	e.PrevEvents, e.AuthEvents = slices.Clip(refs[:r.prev]), refs[r.prev:]
 	return e
 }
 
-// cutter cuts one string into the texts it was joined from.
-type cutter struct {
-	text       string
-	ends, more []int32
-	from       int32
-}
-
-func (c *cutter) next() string {
-	if len(c.ends) == 0 {
-		c.ends, c.more = c.more, nil
+// join makes one string of all texts.
+func (r *reader) join() string {
+	var all strings.Builder
+	all.Grow(r.size)
+	for _, text := range r.texts[:r.n] {
+		all.Write(text)
 	}
-	to := c.ends[0]
-	s := c.text[c.from:to]
-	c.from, c.ends = to, c.ends[1:]
-	return s
+	return all.String()
 }
 
-func bad(reason string) error { return mxerr.BadJSON.With("the event is not valid: %s", reason) }
+// identify sets the ids of an event and of its room.
+func (e *Event) identify(f *fields) {
+	if e.Rules.EventIDs == roomversion.EventIDInEvent {
+		text, _ := canonjson.String(f.eventID)
+		e.ID = id.EventID(text)
+	} else {
+		var buf [idLength]byte
+		e.ID = id.EventID(appendID(append(buf[:0], '$'), e.Rules, referenceHash(e.Rules, e.JSON, f.eventType)))
+	}
+	if roomless(e.Rules, f.eventType) {
+		e.Room = id.RoomID("!" + e.ID[1:])
+	} else {
+		text, _ := canonjson.String(f.roomID)
+		e.Room = id.RoomID(text)
+	}
+}
+
+func bad(format string, args ...any) error {
+	return mxerr.BadJSON.With("the event is not valid: "+format, args...)
+}

@@ -195,7 +195,7 @@ func setPath(dst, object []byte, path []string, text string) []byte {
 		if !ok {
 			break
 		}
-		order := bytes.Compare(key, name)
+		order := canonjson.Compare(key, name)
 		if order >= 0 && !done {
 			dst, done = put(dst, value, first), true
 		}

@@ -1,0 +1,34 @@
+package mxerr_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/stretchr/testify/require"
+)
+
+func TestTemplatesDoNotChange(t *testing.T) {
+	before := *mxerr.Forbidden
+	e := mxerr.Forbidden.With("user %s", "a").Set("k", 1).WithStatus(418)
+	require.Equal(t, before, *mxerr.Forbidden)
+	require.Equal(t, &mxerr.Error{Code: "M_FORBIDDEN", Status: 418, Message: "user a", Extra: map[string]any{"k": 1}}, e)
+}
+
+func TestSetDoesNotChangeTheOriginal(t *testing.T) {
+	one := mxerr.Forbidden.Set("k", 1)
+	two := one.Set("k", 2)
+	require.Equal(t, map[string]any{"k": 1}, one.Extra)
+	require.Equal(t, map[string]any{"k": 2}, two.Extra)
+}
+
+func TestIsComparesCodes(t *testing.T) {
+	wrapped := fmt.Errorf("join: %w", mxerr.NotFound.With("no such room"))
+	require.ErrorIs(t, wrapped, mxerr.NotFound)
+	require.NotErrorIs(t, wrapped, mxerr.Forbidden)
+	require.NotErrorIs(t, errors.New("x"), mxerr.NotFound)
+	var e *mxerr.Error
+	require.ErrorAs(t, wrapped, &e)
+	require.Equal(t, "M_NOT_FOUND: no such room", e.Error())
+}
