@@ -114,7 +114,7 @@ func (w *watch) writes(n ast.Node) bool {
 			w.refuse(x.Value, "is assigned to")
 		}
 	case *ast.UnaryExpr:
-		if x.Op == token.AND {
+		if _, isElement := x.X.(*ast.IndexExpr); x.Op == token.AND && !isElement { // &table[i] is how rows are lent
 			w.refuse(x.X, "has its address taken")
 		}
 	case *ast.CallExpr:

@@ -14,8 +14,8 @@ import (
 // readBody reads the request's JSON object into c.Body. Its media type does not matter.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#api-standards
-func (c *Call) readBody(w http.ResponseWriter) error {
-	body, err := readAll(w, c.Request, c.route.maxBody)
+func (c *Call) readBody() error {
+	body, err := readAll(c.w, c.Request, c.route.maxBody)
 	if err != nil {
 		return err
 	}

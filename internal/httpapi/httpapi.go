@@ -94,7 +94,7 @@ func Handle[In, Out any](a Access, pattern string, fn func(context.Context, *Cal
 	return newRoute(a, pattern, fn, opts, func(rt *Router, w http.ResponseWriter, c *Call) error {
 		in := new(In)
 		if decode != nil {
-			if err := c.readBody(w); err != nil {
+			if err := c.readBody(); err != nil {
 				return err
 			}
 			if err := decode(c.Body, in); err != nil {
