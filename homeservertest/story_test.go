@@ -287,5 +287,7 @@ func (s *specification) describes(o operation) bool {
 func survivors() []string {
 	stacks := make([]byte, 1<<20)
 	all := strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n")
-	return slices.DeleteFunc(all[1:], func(stack string) bool { return !strings.Contains(stack, module) || strings.Contains(stack, "testing.tRunner") })
+	return slices.DeleteFunc(all[1:], func(stack string) bool {
+		return !strings.Contains(stack, module) || strings.Contains(stack, "testing.tRunner")
+	})
 }
