@@ -196,12 +196,14 @@ func setPath(dst, object []byte, path []string, text string) []byte {
 			break
 		}
 		order := canonjson.Compare(key, name)
-		if order >= 0 && !done {
+		switch {
+		case order == 0:
 			dst, done = put(dst, value, first), true
+			continue
+		case order > 0 && !done:
+			dst, done = put(dst, nil, first), true
 		}
-		if order != 0 {
-			dst = appendMember(dst, first, key, value)
-		}
+		dst = appendMember(dst, first, key, value)
 	}
 	if !done {
 		dst = put(dst, nil, first)
