@@ -1,0 +1,191 @@
+package auth
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+
+	"github.com/embedmatrix/homeserver/internal/httpapi"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/roomversion"
+)
+
+// Discovery is what clients and servers are told before they know anything else.
+type Discovery struct {
+	// BaseURL is the public URL of the client API, for .well-known/matrix/client; it may have a path. Empty: 404.
+	BaseURL string
+
+	// IdentityServer is the URL of the identity server that clients should use. Empty: none.
+	IdentityServer string
+
+	// WellKnown are further keys of .well-known/matrix/client, named like Java packages (io.example.thing).
+	WellKnown map[string]any
+
+	// Delegate is where other servers find this one: the host[:port] of .well-known/matrix/server. Empty: 404.
+	Delegate string
+
+	// Support is .well-known/matrix/support. The zero value: 404.
+	Support Support
+
+	// Versions are the versions of the specification that are served. Nil: those that this library serves.
+	Versions []string
+
+	// Unstable are the unstable features in /versions.
+	Unstable map[string]bool
+
+	// RoomVersion is the version of new rooms. Empty: roomversion.Default.
+	RoomVersion string
+
+	// Capabilities are added to those that auth knows of, or replace them by their name.
+	Capabilities map[string]any
+}
+
+// Support says whom to ask for help.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#getwell-knownmatrixsupport
+type Support struct {
+	Contacts []Contact `json:"contacts,omitempty"`
+	Page     string    `json:"support_page,omitempty"` // a URL
+}
+
+// Contact is a way to reach somebody; it has a MatrixID or an Email, or both.
+type Contact struct {
+	Role     string `json:"role"` // m.role.admin, m.role.security or a namespaced one
+	MatrixID string `json:"matrix_id,omitempty"`
+	Email    string `json:"email_address,omitempty"`
+}
+
+func (d Discovery) validate() error {
+	var errs []error
+	for name, text := range map[string]string{"BaseURL": d.BaseURL, "IdentityServer": d.IdentityServer} {
+		if u, err := url.Parse(text); text != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			errs = append(errs, fmt.Errorf("Discovery.%s is not an http(s) URL: %q", name, text))
+		}
+	}
+	if _, ok := roomversion.Get(d.roomVersion()); !ok {
+		errs = append(errs, fmt.Errorf("Discovery.RoomVersion %q is not known", d.RoomVersion))
+	}
+	for i, c := range d.Support.Contacts {
+		if c.Role == "" || c.MatrixID == "" && c.Email == "" {
+			errs = append(errs, fmt.Errorf("Discovery.Support.Contacts[%d] needs a role and an address", i))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d Discovery) roomVersion() string {
+	if d.RoomVersion == "" {
+		return roomversion.Default
+	}
+	return d.RoomVersion
+}
+
+// servedVersions are the versions of the specification whose endpoints are here or listed as absent with a reason, oldest
+// first. Clients look for one that they know; r0.6.1 stands for the paths below /r0/.
+func servedVersions() []string {
+	return []string{"r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12"}
+}
+
+type versions struct {
+	Versions []string        `json:"versions"`
+	Unstable map[string]bool `json:"unstable_features"`
+}
+
+// getVersions implements GET /_matrix/client/versions.
+//
+// https://spec.matrix.org/latest/client-server-api/#get_matrixclientversions
+func (s *Service) getVersions(context.Context, *httpapi.Call, *httpapi.None) (*versions, error) {
+	d := s.cfg.Discovery
+	out := &versions{Versions: d.Versions, Unstable: d.Unstable}
+	if out.Versions == nil {
+		out.Versions = servedVersions()
+	}
+	if out.Unstable == nil {
+		out.Unstable = map[string]bool{}
+	}
+	return out, nil
+}
+
+// errNotSet is the answer for a well-known file that the host has not set.
+var errNotSet = mxerr.NotFound.With("this server has not set it")
+
+// wellKnownClient implements GET /.well-known/matrix/client.
+//
+// https://spec.matrix.org/latest/client-server-api/#getwell-knownmatrixclient
+func (s *Service) wellKnownClient(context.Context, *httpapi.Call, *httpapi.None) (*json.RawMessage, error) {
+	d := s.cfg.Discovery
+	if d.BaseURL == "" {
+		return nil, errNotSet
+	}
+	type server struct {
+		URL string `json:"base_url"`
+	}
+	out := map[string]any{}
+	maps.Copy(out, d.WellKnown)
+	out["m.homeserver"] = server{d.BaseURL}
+	if d.IdentityServer != "" {
+		out["m.identity_server"] = server{d.IdentityServer}
+	}
+	raw, err := json.Marshal(out)
+	return (*json.RawMessage)(&raw), err
+}
+
+type wellKnownServer struct {
+	Server string `json:"m.server"`
+}
+
+// wellKnownServer implements GET /.well-known/matrix/server.
+//
+// https://spec.matrix.org/latest/server-server-api/#getwell-knownmatrixserver
+func (s *Service) wellKnownServer(context.Context, *httpapi.Call, *httpapi.None) (*wellKnownServer, error) {
+	if s.cfg.Discovery.Delegate == "" {
+		return nil, errNotSet
+	}
+	return &wellKnownServer{s.cfg.Discovery.Delegate}, nil
+}
+
+// wellKnownSupport implements GET /.well-known/matrix/support.
+//
+// https://spec.matrix.org/latest/client-server-api/#getwell-knownmatrixsupport
+func (s *Service) wellKnownSupport(context.Context, *httpapi.Call, *httpapi.None) (*Support, error) {
+	if d := s.cfg.Discovery.Support; len(d.Contacts) > 0 || d.Page != "" {
+		return &d, nil
+	}
+	return nil, errNotSet
+}
+
+type capabilities struct {
+	Capabilities map[string]any `json:"capabilities"`
+}
+
+type enabled struct {
+	Enabled bool `json:"enabled"`
+}
+
+type roomVersions struct {
+	Default   string            `json:"default"`
+	Available map[string]string `json:"available"`
+}
+
+// getCapabilities implements GET /_matrix/client/v3/capabilities.
+//
+// https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3capabilities
+func (s *Service) getCapabilities(context.Context, *httpapi.Call, *httpapi.None) (*capabilities, error) {
+	rooms := roomVersions{Default: s.cfg.Discovery.roomVersion(), Available: map[string]string{}}
+	for _, v := range roomversion.All() {
+		rooms.Available[v] = "stable"
+	}
+	out := &capabilities{map[string]any{
+		"m.change_password": enabled{s.canChangePassword()},
+		"m.room_versions":   rooms,
+		"m.set_displayname": enabled{true},
+		"m.set_avatar_url":  enabled{true},
+		"m.3pid_changes":    enabled{false},
+		"m.get_login_token": enabled{false},
+	}}
+	maps.Copy(out.Capabilities, s.cfg.Discovery.Capabilities)
+	return out, nil
+}
