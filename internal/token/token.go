@@ -1,0 +1,80 @@
+// Package token is the opaque strings by which clients name a place: in the stream of everything that /sync
+// tells them, or in the history of one room that /messages pages through.
+//
+// Whatever Parse accepts is what String wrote: a token has one form.
+package token
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+)
+
+// ErrBad is the answer to a text that is no token of this server.
+var ErrBad = errors.New("token: not a token of this server")
+
+// maxPos bounds positions, so that a place computed from one cannot overflow.
+const maxPos = 1 << 46
+
+// maxOrd bounds places in a history likewise, in both directions.
+const maxOrd = 1 << 62
+
+// Stream is a next_batch: the position up to which a client has been told everything stored, and the number
+// of the latest change that is not stored, which means something only beside the boot id of its process.
+type Stream struct {
+	Pos    int64
+	Typing int64
+	Boot   string // letters and digits
+}
+
+// String is "s" and the three parts.
+func (s Stream) String() string {
+	b := append(make([]byte, 0, 64), 's')
+	b = append(strconv.AppendInt(b, s.Pos, 10), '_')
+	b = append(strconv.AppendInt(b, s.Typing, 10), '_')
+	return string(append(b, s.Boot...))
+}
+
+// ParseStream reads a next_batch.
+func ParseStream(text string) (Stream, error) {
+	parts := strings.Split(strings.TrimPrefix(text, "s"), "_")
+	if len(parts) != 3 || !plain(parts[2]) {
+		return Stream{}, ErrBad
+	}
+	pos, err1 := strconv.ParseInt(parts[0], 10, 64)
+	typing, err2 := strconv.ParseInt(parts[1], 10, 64)
+	s := Stream{Pos: pos, Typing: typing, Boot: parts[2]}
+	if err1 != nil || err2 != nil || pos < 0 || pos > maxPos || typing < 0 || s.String() != text {
+		return Stream{}, ErrBad
+	}
+	return s, nil
+}
+
+func plain(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9') {
+			return false
+		}
+	}
+	return true
+}
+
+// History is a prev_batch, or a start or end of a page: the place in a room's history just before what is
+// at Ord. Backwards from it comes what is smaller, forwards what is at Ord or greater.
+type History struct{ Ord int64 }
+
+// String is "t" and the place.
+func (h History) String() string {
+	return string(strconv.AppendInt(append(make([]byte, 0, 24), 't'), h.Ord, 10))
+}
+
+// ParseHistory reads a token of a room's history.
+func ParseHistory(text string) (History, error) {
+	ord, err := strconv.ParseInt(strings.TrimPrefix(text, "t"), 10, 64)
+	h := History{ord}
+	if err != nil || ord > maxOrd || ord < -maxOrd || h.String() != text {
+		return History{}, ErrBad
+	}
+	return h, nil
+}
