@@ -1,85 +1,80 @@
-// Package token holds the tokens that clients carry from one request to the next: where their next sync goes
-// on, and where a page of a room's history begins. Clients take them for opaque text; only what this package
-// has written is a token.
+// Package token is the opaque strings by which clients name a place: in the stream of everything that /sync
+// tells them, or in the history of one room that /messages pages through.
+//
+// Whatever Parse accepts is what String wrote: a token has one form.
 package token
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 )
 
-// ErrSyntax is the answer to a text that is no token.
-var ErrSyntax = errors.New("token: not a token of this server")
+// ErrBad is the answer to a text that is no token of this server.
+var ErrBad = errors.New("token: not a token of this server")
 
-// Stream is how far a client has been told everything: next_batch of /sync.
+// maxPos bounds positions, so that a place computed from one cannot overflow.
+const maxPos = 1 << 46
+
+// maxOrd bounds places in a history likewise, in both directions.
+const maxOrd = 1 << 62
+
+// Stream is a next_batch: the position up to which a client has been told everything stored, and the number
+// of the latest change that is not stored, which means something only beside the boot id of its process.
 type Stream struct {
-	Pos    int64  // in the order of what is stored, 0 is the beginning
-	Typing int64  // in the order of what is not stored, which means something only
-	Boot   string // beside the process that gave it
+	Pos    int64
+	Typing int64
+	Boot   string // letters and digits
 }
 
-// maxBoot bounds the boot id of a token.
-const maxBoot = 64
-
-// String writes the token.
+// String is "s" and the three parts.
 func (s Stream) String() string {
-	b := append(make([]byte, 0, 40), 's')
+	b := append(make([]byte, 0, 64), 's')
 	b = append(strconv.AppendInt(b, s.Pos, 10), '_')
 	b = append(strconv.AppendInt(b, s.Typing, 10), '_')
 	return string(append(b, s.Boot...))
 }
 
-// ParseStream reads a token of String. Pos and Typing are not negative; Boot has letters and digits only.
+// ParseStream reads a next_batch.
 func ParseStream(text string) (Stream, error) {
-	rest, ok := strings.CutPrefix(text, "s")
-	first, rest, ok2 := strings.Cut(rest, "_")
-	second, boot, ok3 := strings.Cut(rest, "_")
-	pos, ok4 := number(first)
-	typing, ok5 := number(second)
-	if !(ok && ok2 && ok3 && ok4 && ok5) || pos < 0 || typing < 0 || !plain(boot) {
-		return Stream{}, fmt.Errorf("sync token: %w", ErrSyntax)
+	parts := strings.Split(strings.TrimPrefix(text, "s"), "_")
+	if len(parts) != 3 || !plain(parts[2]) {
+		return Stream{}, ErrBad
 	}
-	return Stream{pos, typing, boot}, nil
-}
-
-// History is a place between two events of a room's history: prev_batch of /sync, start and end of /messages.
-type History struct {
-	Ord int64 // backwards come the events with a smaller place than this, forwards those with this one and larger ones
-	Pos int64 // what had arrived when the token was given
-}
-
-// String writes the token.
-func (h History) String() string {
-	b := append(make([]byte, 0, 32), 't')
-	b = append(strconv.AppendInt(b, h.Ord, 10), '_')
-	return string(strconv.AppendInt(b, h.Pos, 10))
-}
-
-// ParseHistory reads a token of String. Ord may be negative, as it is of backfilled events.
-func ParseHistory(text string) (History, error) {
-	rest, ok := strings.CutPrefix(text, "t")
-	first, second, ok2 := strings.Cut(rest, "_")
-	ord, ok3 := number(first)
-	pos, ok4 := number(second)
-	if !(ok && ok2 && ok3 && ok4) || pos < 0 {
-		return History{}, fmt.Errorf("history token: %w", ErrSyntax)
+	pos, err1 := strconv.ParseInt(parts[0], 10, 64)
+	typing, err2 := strconv.ParseInt(parts[1], 10, 64)
+	s := Stream{Pos: pos, Typing: typing, Boot: parts[2]}
+	if err1 != nil || err2 != nil || pos < 0 || pos > maxPos || typing < 0 || s.String() != text {
+		return Stream{}, ErrBad
 	}
-	return History{ord, pos}, nil
+	return s, nil
 }
 
-// number reads an integer as strconv writes it, so that a token has one form only.
-func number(text string) (int64, bool) {
-	n, err := strconv.ParseInt(text, 10, 64)
-	return n, err == nil && strconv.FormatInt(n, 10) == text
-}
-
-func plain(boot string) bool {
-	for _, c := range []byte(boot) {
-		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z') {
+func plain(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9') {
 			return false
 		}
 	}
-	return len(boot) <= maxBoot
+	return true
+}
+
+// History is a prev_batch, or a start or end of a page: the place in a room's history just before what is
+// at Ord. Backwards from it comes what is smaller, forwards what is at Ord or greater.
+type History struct{ Ord int64 }
+
+// String is "t" and the place.
+func (h History) String() string {
+	return string(strconv.AppendInt(append(make([]byte, 0, 24), 't'), h.Ord, 10))
+}
+
+// ParseHistory reads a token of a room's history.
+func ParseHistory(text string) (History, error) {
+	ord, err := strconv.ParseInt(strings.TrimPrefix(text, "t"), 10, 64)
+	h := History{ord}
+	if err != nil || ord > maxOrd || ord < -maxOrd || h.String() != text {
+		return History{}, ErrBad
+	}
+	return h, nil
 }
