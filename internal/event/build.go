@@ -52,6 +52,9 @@ func Build(d Draft, origin id.ServerName, key signing.Key) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkSize(canonical); err != nil {
+		return nil, err
+	}
 	w.sign(canonical, key)
 	f, ok := scan(canonical)
 	if !ok {
@@ -87,6 +90,9 @@ func (w *wire) prepare() error {
 	}
 	if !canonjson.IsObject(w.content) {
 		return bad("content is not an object")
+	}
+	if w.Rules.StrictJSON && max(w.OriginServerTS, -w.OriginServerTS) > canonjson.MaxInteger {
+		return bad("origin_server_ts is out of range")
 	}
 	if w.Depth < 0 || w.Depth > MaxDepth {
 		w.Depth = MaxDepth

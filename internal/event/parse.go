@@ -30,6 +30,13 @@ func ParseUntrusted(rules *roomversion.Rules, raw []byte) (*Event, error) {
 	if f.unsigned != nil {
 		canonical = cutUnsigned(canonical, f)
 	}
+	if err := checkSize(canonical); err != nil {
+		return nil, err
+	}
+	if cap(canonical)-len(canonical) > maxSlack {
+		canonical = bytes.Clone(canonical)
+		f, _ = scan(canonical)
+	}
 	e, err := parse(rules, canonical, &f)
 	if err != nil {
 		return nil, err
@@ -39,6 +46,9 @@ func ParseUntrusted(rules *roomversion.Rules, raw []byte) (*Event, error) {
 	}
 	return e, nil
 }
+
+// maxSlack is how much memory an event may hold on to that its sender filled with white space or unsigned.
+const maxSlack = 1024
 
 // ParseTrusted reads an event that this package made before, as its JSON, id and room. It checks
 // nothing but that the fields can be found. raw is kept and must not change afterwards.
@@ -132,9 +142,6 @@ func canonicalise(dst []byte, rules *roomversion.Rules, raw []byte) ([]byte, err
 
 // parse makes a checked event of canonical JSON without unsigned, whose fields are f.
 func parse(rules *roomversion.Rules, canonical []byte, f *fields) (*Event, error) {
-	if err := checkSize(canonical); err != nil {
-		return nil, err
-	}
 	if err := checkForm(rules, f); err != nil {
 		return nil, err
 	}
