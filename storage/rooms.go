@@ -80,6 +80,16 @@ func scanMember(row *sql.Rows, m *Member) error {
 	return row.Scan(&m.Room, &m.User, &m.Membership, &m.Pos, &m.Forgotten)
 }
 
+const selectRoomsWithNews = `
+	SELECT r.room_id FROM mx_memberships m JOIN mx_rooms r ON r.room = m.room
+	WHERE m.user_id = $1 AND m.membership = 'join' AND (r.last_pos > $2 OR EXISTS (
+		SELECT 1 FROM mx_receipts p WHERE p.room = m.room AND p.pos > $2))`
+
+// RoomsWithNews returns the rooms in which user is joined and where an event or a receipt came after from.
+func (tx *Tx) RoomsWithNews(user id.UserID, from Pos) ([]id.RoomID, error) {
+	return collect(tx, value[id.RoomID], selectRoomsWithNews, user, from)
+}
+
 const updateForgotten = `
 	UPDATE mx_memberships SET forgotten = TRUE WHERE room = $1 AND user_id = $2 AND membership IN ('leave', 'ban')`
 
