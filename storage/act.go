@@ -92,6 +92,16 @@ func (a *Act) Wait(ctx context.Context) error {
 	}
 }
 
+// Done reports whether the queued act was written or refused.
+func (a *Act) Done() bool {
+	select {
+	case <-a.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // withdraw takes an act back; false when it is being written already.
 func (a *Act) withdraw() bool { return a.progress.CompareAndSwap(waiting, withdrawn) }
 

@@ -99,3 +99,24 @@ func (tx *Tx) RedactEvent(pos Pos, json []byte, by Pos) error {
 	_, err := tx.exec(updateRedacted, pos, json, by)
 	return err
 }
+
+// InsertAnnotation remembers an annotation: room, said (a hash), event_id.
+var InsertAnnotation = &Insert{
+	Table: "mx_annotations", Columns: "room, said, event_id", Conflict: "ON CONFLICT (room, said) DO NOTHING",
+}
+
+const selectAnnotated = `SELECT 1 FROM mx_annotations WHERE room = $1 AND said = $2`
+
+// Annotated reports whether an annotation was made already.
+func (tx *Tx) Annotated(room int64, said []byte) (bool, error) {
+	list, err := collect(tx, value[int64], selectAnnotated, room, said)
+	return len(list) > 0, err
+}
+
+const deleteAnnotation = `DELETE FROM mx_annotations WHERE event_id = $1`
+
+// DeleteAnnotation forgets an annotation, because it was redacted.
+func (tx *Tx) DeleteAnnotation(event id.EventID) error {
+	_, err := tx.exec(deleteAnnotation, event)
+	return err
+}

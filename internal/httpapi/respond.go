@@ -237,3 +237,13 @@ func (t *tracker) Write(p []byte) (int, error) {
 
 // Unwrap lets http.ResponseController reach the writer's deadlines and Flush.
 func (t *tracker) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+// Answer is a handler that answers every request with one error, as a server does that is not running.
+func Answer(e *mxerr.Error) http.Handler {
+	rt := &Router{}
+	rt.encoders.New = func() any { return newEncoder() }
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		setCORS(w.Header())
+		rt.writeError(w, e)
+	})
+}

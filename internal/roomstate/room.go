@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/roomversion"
 	"github.com/embedmatrix/homeserver/storage"
@@ -69,7 +70,7 @@ type head struct {
 	lastPos     storage.Pos
 	extremities []Extremity
 	txns        map[[32]byte]*Pending // transaction ids whose acts are queued
-	levels      *levels
+	levels      eventauth.Memo
 }
 
 // View returns the newest view.

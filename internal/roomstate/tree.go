@@ -292,7 +292,7 @@ func (t *Trees) path(ctx context.Context, root Root, number int64) (path, error)
 	n, err := t.node(ctx, root)
 	for err == nil {
 		p.nodes = append(p.nodes, n)
-		if n.height == 0 || number >= n.reach() {
+		if n.height == 0 || len(p.nodes) == 1 && number >= n.reach() {
 			return p, nil
 		}
 		child, ok := n.get(slotOf(number, n.height))

@@ -24,12 +24,6 @@ type Extremity struct {
 	Hash  string     `json:"h,omitempty"` // its reference hash, in versions whose references carry it
 }
 
-// levels are the power levels of a state, cached by the events that make them.
-type levels struct {
-	create, power storage.Pos
-	value         *eventauth.PowerLevels
-}
-
 // Meta is what is stored beside a local event.
 type Meta struct {
 	Device id.DeviceID
@@ -134,26 +128,20 @@ func (w *Writer) Event(eventType, stateKey string) *event.Event {
 
 // Levels returns the power levels of that state.
 func (w *Writer) Levels() (*eventauth.PowerLevels, error) {
-	if w.overlay[Key{"m.room.power_levels", ""}] != nil || w.overlay[Key{"m.room.create", ""}] != nil {
-		return eventauth.Levels(w.Rules, w.Event("m.room.create", ""), w.Event("m.room.power_levels", ""))
-	}
-	create, err := w.StatePos(w.ctx, w.head.state, "m.room.create", "")
-	if err != nil {
-		return nil, err
-	}
-	power, err := w.StatePos(w.ctx, w.head.state, "m.room.power_levels", "")
-	if err != nil {
-		return nil, err
-	}
-	if l := w.head.levels; l != nil && l.create == create && l.power == power {
-		return l.value, nil
-	}
-	value, err := eventauth.Levels(w.Rules, w.Event("m.room.create", ""), w.Event("m.room.power_levels", ""))
-	if err == nil {
-		w.head.levels = &levels{create, power, value}
-	}
-	return value, err
+	return w.head.levels.Levels(w.Event("m.room.create", ""), w.Event("m.room.power_levels", ""))
 }
+
+// Settled returns the entry of that state if it is durable already, nil otherwise.
+func (w *Writer) Settled(eventType, stateKey string) (*Event, error) {
+	e, err := w.Room.StateEvent(w.ctx, w.head.state, eventType, stateKey)
+	if e != nil && e.Pos > w.cache.db.Published() {
+		e = nil
+	}
+	return e, err
+}
+
+// Context is that of the request for which the room was locked.
+func (w *Writer) Context() context.Context { return w.ctx }
 
 // Err is the first fault of reading the state.
 func (w *Writer) Err() error { return w.err }
@@ -173,7 +161,7 @@ func (w *Writer) Propose(ev *event.Event, meta Meta) error {
 		}
 		w.overlay[k] = ev
 	}
-	x, err := extremity(ev)
+	x, err := ExtremityOf(ev)
 	if err != nil {
 		return err
 	}
@@ -184,7 +172,8 @@ func (w *Writer) Propose(ev *event.Event, meta Meta) error {
 	return nil
 }
 
-func extremity(ev *event.Event) (Extremity, error) {
+// ExtremityOf is an event as a later one refers to it.
+func ExtremityOf(ev *event.Event) (Extremity, error) {
 	x := Extremity{ID: ev.ID, Depth: ev.Depth}
 	if ev.Rules.EventIDs != roomversion.EventIDInEvent {
 		return x, nil

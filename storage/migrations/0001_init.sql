@@ -113,6 +113,15 @@ CREATE TABLE mx_pending_redactions (
 	PRIMARY KEY (target, pos)
 ) {clustered};
 
+-- What each sender has annotated: a hash of sender, type, target and key, so that it is said once.
+CREATE TABLE mx_annotations (
+	room     BIGINT NOT NULL,
+	said     {blob} NOT NULL,
+	event_id TEXT NOT NULL,
+	PRIMARY KEY (room, said)
+) {clustered};
+CREATE INDEX mx_annotations_event ON mx_annotations (event_id);
+
 -- State: every (type, state key) of a room has a number; a state is a tree over those numbers.
 CREATE TABLE mx_state_keys (
 	room      BIGINT NOT NULL,
@@ -144,6 +153,7 @@ CREATE TABLE mx_receipts (
 	kind      TEXT NOT NULL,
 	thread_id TEXT NOT NULL, -- empty: unthreaded
 	event_id  TEXT NOT NULL,
+	ord       BIGINT NOT NULL, -- the event's place in the room's history: a receipt only moves forwards
 	at_ms     BIGINT NOT NULL,
 	pos       BIGINT NOT NULL,
 	PRIMARY KEY (room, user_id, kind, thread_id)

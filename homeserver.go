@@ -1,0 +1,278 @@
+// Package homeserver is a Matrix homeserver that lives inside a Go program.
+//
+// A Server is made of a Config, serves the Matrix API as an http.Handler, and keeps everything in the
+// Storage it was given. It takes nothing from its host: no listeners, signals, environment or global state,
+// so that any number of Servers live in one process.
+//
+//	engine, err := sqlite.Open("matrix.db")
+//	…
+//	srv, err := homeserver.New(homeserver.Config{ServerName: "example.org", Storage: engine})
+//	…
+//	err = srv.Start(ctx)
+//	…
+//	srv.Mount(mux)
+//
+// What is answered with 200 is on disk: it survives kill -9 and power loss, once. Typing is not kept.
+package homeserver
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/embedmatrix/homeserver/auth"
+	"github.com/embedmatrix/homeserver/internal/httpapi"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/roomversion"
+	"github.com/embedmatrix/homeserver/media"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// Version is the version of this library, as /_matrix/federation/v1/version tells it.
+const Version = "0.1.0"
+
+// Storage is where the rows live: sqlite.Open, sqlite.Memory, postgres.Open, or an engine of the host.
+type Storage = storage.Engine
+
+// Authenticator knows who people are: the host's users.
+type Authenticator = auth.Authenticator
+
+// MediaStore keeps the bytes of files: media.Dir, media.Memory, or a store of the host.
+type MediaStore = media.Store
+
+// Registration says how accounts come to be; its zero value lets nobody in.
+type Registration = auth.Registration
+
+// The modes of Registration.
+const (
+	RegistrationClosed = auth.Closed
+	RegistrationToken  = auth.WithToken
+	RegistrationOpen   = auth.Open
+)
+
+// Discovery is what .well-known files tell.
+type Discovery = auth.Discovery
+
+// Hooks let the host watch and veto accounts and logins.
+type Hooks = auth.Hooks
+
+// Limits bound what callers may do. The zero value limits each user and address to a moderate rate.
+type Limits = httpapi.Limits
+
+// Config describes a Server. Only ServerName and Storage are required. New copies it.
+type Config struct {
+	// ServerName is the part after ':' of user ids. It can never change for the same Storage.
+	ServerName string
+
+	// BaseURL is the URL under which clients reach the server, for .well-known/matrix/client. It may carry a
+	// path prefix. Empty: that file does not exist.
+	BaseURL string
+
+	// Storage belongs to the Server from Start on; Close closes it.
+	Storage Storage
+
+	// Media keeps files. Nil: there are none, and the media endpoints answer M_UNRECOGNIZED.
+	Media MediaStore
+
+	// Authenticator knows the users. Nil: accounts with passwords in Storage.
+	Authenticator Authenticator
+
+	// PasswordCost is what one check of a built-in password costs; zero is about 25 ms.
+	PasswordCost auth.Cost
+
+	// SigningKey signs events. Nil: one is made once and kept in Storage.
+	SigningKey ed25519.PrivateKey
+
+	// Registration says who may make accounts: nobody by default.
+	Registration Registration
+
+	// Tokens says how long access tokens live.
+	Tokens auth.Lifetimes
+
+	// Discovery fills the .well-known files; its client URL is BaseURL unless it names another.
+	Discovery Discovery
+
+	// Admins are user ids of administrators.
+	Admins []string
+
+	// RoomVersion is the version of new rooms when nobody asks for another. Empty: the specification's default.
+	RoomVersion string
+
+	// PublishByAnyone lets every user put any room into the room directory.
+	PublishByAnyone bool
+
+	// Limits bound requests.
+	Limits Limits
+
+	// NoQueryTokens refuses access tokens in the query string, where logs of proxies see them.
+	NoQueryTokens bool
+
+	// TrustedProxies are the addresses whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+
+	// Hooks let the host watch and veto.
+	Hooks Hooks
+
+	// Logger receives structured logs. Nil discards them.
+	Logger *slog.Logger
+
+	// Now is the clock for stamps. Nil: time.Now.
+	Now func() time.Time
+
+	// Rand is the source of keys, tokens and ids; several goroutines read it. Nil: crypto/rand.
+	Rand io.Reader
+}
+
+// Validate reports every fault of the configuration at once.
+func (c Config) Validate() error {
+	var errs []error
+	if _, err := id.ParseServerName(c.ServerName); err != nil {
+		errs = append(errs, fmt.Errorf("ServerName: %w", err))
+	}
+	if c.Storage == nil {
+		errs = append(errs, errors.New("Storage is missing"))
+	}
+	if u, err := url.Parse(c.BaseURL); c.BaseURL != "" && (err != nil || u.Scheme == "" || u.Host == "") {
+		errs = append(errs, errors.New("BaseURL has to be absolute"))
+	}
+	if n := len(c.SigningKey); n != 0 && n != ed25519.PrivateKeySize {
+		errs = append(errs, fmt.Errorf("SigningKey has %d bytes instead of %d", n, ed25519.PrivateKeySize))
+	}
+	if _, ok := roomversion.Get(c.RoomVersion); c.RoomVersion != "" && !ok {
+		errs = append(errs, fmt.Errorf("RoomVersion %q is not known", c.RoomVersion))
+	}
+	for _, a := range c.Admins {
+		if _, err := id.ParseUserID(a); err != nil {
+			errs = append(errs, fmt.Errorf("Admins: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Server is a homeserver. Its methods may be called from any goroutine.
+type Server struct {
+	cfg     Config
+	running atomic.Pointer[house] // nil before Start and after Close
+	drained atomic.Bool
+
+	client, federation, all http.Handler
+
+	mu sync.Mutex // guards the following
+	// started and closed are set once.
+	started, closed bool
+}
+
+// New checks the configuration. It does no I/O and starts nothing.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("homeserver: %w", err)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{cfg: cfg}
+	s.client = s.door(func(h *house) http.Handler { return h.client })
+	s.federation = s.door(func(h *house) http.Handler { return h.federation })
+	s.all = s.door(func(h *house) http.Handler { return h.all })
+	return s, nil
+}
+
+// door serves what the running house offers, and 503 while there is none.
+func (s *Server) door(pick func(*house) http.Handler) http.Handler {
+	closed := httpapi.Answer(mxerr.Unknown.WithStatus(http.StatusServiceUnavailable).With("the server is not running"))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h := s.running.Load(); h != nil {
+			pick(h).ServeHTTP(w, r)
+			return
+		}
+		closed.ServeHTTP(w, r)
+	})
+}
+
+// Start opens Storage and returns when the server is ready. It is called once. ctx bounds the start alone.
+// When it fails, Storage belongs to the caller again.
+func (s *Server) Start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.started || s.closed {
+		return errors.New("homeserver: Start is called once")
+	}
+	h, err := build(ctx, s.cfg)
+	if err != nil {
+		return fmt.Errorf("homeserver: %w", err)
+	}
+	if s.drained.Load() {
+		h.hub.Drain()
+	}
+	s.started = true
+	s.running.Store(h)
+	return nil
+}
+
+// Close ends open long polls, awaits every goroutine of the server and closes Storage. Requests that come
+// after it get 503; the host shuts its http.Server down first. It may be called at any time and more than once.
+func (s *Server) Close(ctx context.Context) error {
+	s.Drain()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	h := s.running.Swap(nil)
+	if h == nil {
+		return nil
+	}
+	return h.close(ctx)
+}
+
+// Drain answers open long polls now and lets no new one wait: for http.Server.RegisterOnShutdown.
+func (s *Server) Drain() {
+	s.drained.Store(true)
+	if h := s.running.Load(); h != nil {
+		h.hub.Drain()
+	}
+}
+
+// Health reports whether the server runs and its Storage answers.
+func (s *Server) Health(ctx context.Context) error {
+	h := s.running.Load()
+	if h == nil {
+		return errors.New("homeserver: not running")
+	}
+	return h.db.Read(ctx, func(tx *storage.Tx) error {
+		_, err := tx.Meta(metaServerName)
+		return err
+	})
+}
+
+// ServeHTTP serves every path of the Matrix APIs and answers all others with M_UNRECOGNIZED.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.all.ServeHTTP(w, r) }
+
+// ClientHandler serves what clients ask: the client-server API and the .well-known files.
+func (s *Server) ClientHandler() http.Handler { return s.client }
+
+// FederationHandler serves what other servers ask: the server-server API and this server's keys.
+func (s *Server) FederationHandler() http.Handler { return s.federation }
+
+// Mount puts the server's paths on a mux of the host: /_matrix/, /_synapse/ and /.well-known/matrix/.
+func (s *Server) Mount(mux *http.ServeMux) {
+	for _, path := range []string{"/_matrix/", "/_synapse/", "/.well-known/matrix/"} {
+		mux.Handle(path, s)
+	}
+}
+
+// HTTPClient returns a client whose requests go straight to the server, whatever their host, with no socket.
+func (s *Server) HTTPClient() *http.Client {
+	return &http.Client{Transport: inProcess{s}}
+}

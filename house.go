@@ -1,0 +1,186 @@
+package homeserver
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/embedmatrix/homeserver/auth"
+	"github.com/embedmatrix/homeserver/federation"
+	"github.com/embedmatrix/homeserver/internal/ephemeral"
+	"github.com/embedmatrix/homeserver/internal/httpapi"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/notify"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
+	"github.com/embedmatrix/homeserver/internal/signing"
+	"github.com/embedmatrix/homeserver/rooms"
+	"github.com/embedmatrix/homeserver/storage"
+	syncing "github.com/embedmatrix/homeserver/sync"
+)
+
+// house is a running server: every part, built in order.
+type house struct {
+	db     *storage.DB
+	hub    *notify.Hub
+	typing *ephemeral.Typing
+	auth   *auth.Service
+	rooms  *rooms.Service
+	sync   *syncing.Service
+
+	client, federation, all http.Handler
+}
+
+// build opens the database and makes the parts, each from those before it.
+func build(ctx context.Context, cfg Config) (*house, error) {
+	db, err := storage.Open(ctx, cfg.Storage)
+	if err != nil {
+		return nil, err
+	}
+	h := &house{db: db}
+	if err := h.furnish(ctx, cfg); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return h, nil
+}
+
+func (h *house) furnish(ctx context.Context, cfg Config) error {
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	server := id.ServerName(cfg.ServerName)
+	key, err := h.identity(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	h.hub = notify.New(h.db.Published())
+	cache := roomstate.NewCache(h.db, h.hub, roomstate.Limits{})
+	if h.typing, err = newTyping(cfg.Rand, cache, h.hub); err != nil {
+		return err
+	}
+	h.rooms = rooms.New(rooms.Config{
+		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now,
+		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, Log: cfg.Logger,
+	})
+	if h.auth, err = newAuth(cfg, server, h); err != nil {
+		return err
+	}
+	h.sync = syncing.New(syncing.Config{
+		ServerName: server, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now, Log: cfg.Logger,
+	})
+	h.route(cfg, federation.New(federation.Config{ServerName: server, Key: key, Version: Version, Now: cfg.Now}))
+	return h.auth.Start(ctx)
+}
+
+func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) {
+	discovery := cfg.Discovery
+	if discovery.BaseURL == "" {
+		discovery.BaseURL = cfg.BaseURL
+	}
+	admins := make([]id.UserID, len(cfg.Admins))
+	for i, a := range cfg.Admins {
+		admins[i] = id.UserID(a)
+	}
+	return auth.New(auth.Config{
+		ServerName: server, DB: h.db, Authenticator: cfg.Authenticator, PasswordCost: cfg.PasswordCost,
+		Registration: cfg.Registration, Tokens: cfg.Tokens, Discovery: discovery, Admins: admins,
+		Rooms: h.rooms, Hooks: cfg.Hooks, Log: cfg.Logger, Now: cfg.Now, Rand: cfg.Rand,
+	})
+}
+
+// newTyping makes the typing notices, which wake the members of a room.
+func newTyping(random io.Reader, cache *roomstate.Cache, hub *notify.Hub) (*ephemeral.Typing, error) {
+	var boot [8]byte
+	if _, err := io.ReadFull(random, boot[:]); err != nil {
+		return nil, fmt.Errorf("draw a boot id: %w", err)
+	}
+	return ephemeral.NewTyping(hex.EncodeToString(boot[:]), func(room id.RoomID) {
+		if r, err := cache.Room(context.Background(), room); err == nil {
+			hub.Wake(roomstate.Joined{Room: r})
+		}
+	}), nil
+}
+
+// route joins the tables of all parts into the handlers.
+func (h *house) route(cfg Config, fed *federation.Service) {
+	clients := slices.Concat(h.auth.Routes(), h.rooms.Routes(), h.sync.Routes())
+	servers := fed.Routes()
+	shared := httpapi.Config{
+		Sessions: h.auth, Log: cfg.Logger, Limits: cfg.Limits, TrustedProxies: cfg.TrustedProxies,
+		AllowQueryToken: !cfg.NoQueryTokens,
+	}
+	h.client = httpapi.NewRouter(shared, clients)
+	h.federation = httpapi.NewRouter(shared, servers)
+	h.all = httpapi.NewRouter(shared, slices.Concat(clients, servers))
+}
+
+// close ends the parts in the opposite order.
+func (h *house) close(ctx context.Context) error {
+	h.typing.Close()
+	return errors.Join(h.auth.Close(ctx), h.db.Close())
+}
+
+// What mx_meta holds of the server itself.
+const (
+	metaServerName = "server_name"
+	metaSigningKey = "signing_key" // "ed25519:version seed-in-hex"
+)
+
+var errRenamed = errors.New("the storage belongs to a server of another name, which can never change")
+
+// identity returns the signing key, made at the first start, and refuses storage of another server.
+func (h *house) identity(ctx context.Context, cfg Config) (signing.Key, error) {
+	fresh, err := newKey(cfg)
+	if err != nil {
+		return signing.Key{}, err
+	}
+	var name, key []byte
+	err = h.db.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error {
+		if err := tx.PutMeta(metaServerName, []byte(cfg.ServerName)); err != nil {
+			return err
+		}
+		if err := tx.PutMeta(metaSigningKey, formatKey(fresh)); err != nil {
+			return err
+		}
+		if name, err = tx.Meta(metaServerName); err != nil {
+			return err
+		}
+		key, err = tx.Meta(metaSigningKey)
+		return err
+	})
+	if err == nil && string(name) != cfg.ServerName {
+		err = fmt.Errorf("%w: %s, not %s", errRenamed, name, cfg.ServerName)
+	}
+	if err != nil || cfg.SigningKey != nil {
+		return fresh, err
+	}
+	return parseKey(key)
+}
+
+// newKey is the host's key, or a new one.
+func newKey(cfg Config) (signing.Key, error) {
+	if cfg.SigningKey == nil {
+		return signing.Generate(cfg.Rand)
+	}
+	public := cfg.SigningKey.Public().(ed25519.PublicKey)
+	return signing.Key{ID: "ed25519:" + hex.EncodeToString(public[:4]), Private: cfg.SigningKey}, nil
+}
+
+func formatKey(k signing.Key) []byte {
+	return []byte(k.ID + " " + hex.EncodeToString(k.Private.Seed()))
+}
+
+func parseKey(text []byte) (signing.Key, error) {
+	keyID, seed, _ := strings.Cut(string(text), " ")
+	raw, err := hex.DecodeString(seed)
+	if err != nil || len(raw) != ed25519.SeedSize {
+		return signing.Key{}, errors.New("the stored signing key is damaged")
+	}
+	return signing.Key{ID: keyID, Private: ed25519.NewKeyFromSeed(raw)}, nil
+}

@@ -1,0 +1,73 @@
+package homeserver
+
+import (
+	"bufio"
+	"io"
+	"net/http"
+	"sync"
+)
+
+// inProcess is a transport that hands requests to a handler. The answer begins when the handler has written
+// its header or ended, and its body streams.
+type inProcess struct{ handler http.Handler }
+
+// RoundTrip serves one request in a goroutine that ends with the handler.
+func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	reader, writer := io.Pipe()
+	a := &answer{header: http.Header{}, body: bufio.NewWriter(writer), begun: make(chan struct{})}
+	in := r.Clone(r.Context())
+	in.RequestURI = r.URL.RequestURI()
+	in.RemoteAddr = "127.0.0.1:0"
+	if in.Body == nil {
+		in.Body = http.NoBody
+	}
+	go func() {
+		defer in.Body.Close()
+		t.handler.ServeHTTP(a, in)
+		a.begin(http.StatusOK)
+		a.body.Flush() //nolint:errcheck // the reader has gone, which is its right
+		writer.Close()
+	}()
+	select {
+	case <-a.begun:
+	case <-r.Context().Done():
+		reader.Close()
+		return nil, r.Context().Err()
+	}
+	return &http.Response{
+		Status: http.StatusText(a.status), StatusCode: a.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: a.sent, Body: reader, ContentLength: -1, Request: r,
+	}, nil
+}
+
+// answer is the ResponseWriter of one request.
+type answer struct {
+	header http.Header
+	body   *bufio.Writer
+	once   sync.Once
+	begun  chan struct{} // closed when status and sent are set
+	status int
+	sent   http.Header
+}
+
+func (a *answer) Header() http.Header { return a.header }
+
+func (a *answer) begin(status int) {
+	a.once.Do(func() {
+		a.status, a.sent = status, a.header.Clone()
+		close(a.begun)
+	})
+}
+
+func (a *answer) WriteHeader(status int) { a.begin(status) }
+
+func (a *answer) Write(b []byte) (int, error) {
+	a.begin(http.StatusOK)
+	return a.body.Write(b)
+}
+
+// Flush sends what was written so far.
+func (a *answer) Flush() {
+	a.begin(http.StatusOK)
+	a.body.Flush() //nolint:errcheck // the reader has gone, which is its right
+}

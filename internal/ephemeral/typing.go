@@ -1,0 +1,147 @@
+// Package ephemeral holds what is told to clients and never stored: who is typing. Its changes have a number
+// of their own, which means something only beside the boot id of this process.
+package ephemeral
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/embedmatrix/homeserver/internal/id"
+)
+
+// maxRooms bounds the rooms whose latest change is remembered; older ones count as changed.
+const maxRooms = 4096
+
+// Typing is who is typing where. Its methods may be called at once.
+type Typing struct {
+	// Boot names this process: the numbers of another one mean nothing here.
+	Boot string
+
+	wake func(room id.RoomID)
+
+	mu sync.Mutex // guards the following
+	// now is the number of the latest change; rooms has who types, and when that ends; closed stops timers.
+	now    int64
+	rooms  map[id.RoomID]*typingRoom
+	closed bool
+}
+
+type typingRoom struct {
+	changed int64
+	users   []typist // in the order in which they began
+}
+
+type typist struct {
+	user  id.UserID
+	timer *time.Timer
+}
+
+// NewTyping returns an empty Typing; wake is called after each change of a room, without a lock held.
+func NewTyping(boot string, wake func(room id.RoomID)) *Typing {
+	return &Typing{Boot: boot, wake: wake, rooms: map[id.RoomID]*typingRoom{}}
+}
+
+// Set says that user types in room for a time; 0 says that they stopped.
+func (t *Typing) Set(room id.RoomID, user id.UserID, d time.Duration) {
+	t.mu.Lock()
+	changed := t.setLocked(room, user, d)
+	t.mu.Unlock()
+	if changed {
+		t.wake(room)
+	}
+}
+
+func (t *Typing) setLocked(room id.RoomID, user id.UserID, d time.Duration) (changed bool) {
+	if t.closed {
+		return false
+	}
+	r := t.rooms[room]
+	if r == nil {
+		if d <= 0 {
+			return false
+		}
+		r = &typingRoom{}
+		t.rooms[room] = r
+	}
+	i := slices.IndexFunc(r.users, func(u typist) bool { return u.user == user })
+	switch {
+	case i < 0 && d <= 0:
+		return false
+	case i >= 0 && d > 0:
+		r.users[i].timer.Reset(d)
+		return false
+	case i >= 0:
+		r.users[i].timer.Stop()
+		r.users = slices.Delete(slices.Clone(r.users), i, i+1)
+	default:
+		timer := time.AfterFunc(d, func() { t.Set(room, user, 0) })
+		r.users = append(slices.Clone(r.users), typist{user, timer})
+	}
+	t.now++
+	r.changed = t.now
+	t.forgetLocked()
+	return true
+}
+
+// forgetLocked drops quiet rooms when there are too many.
+func (t *Typing) forgetLocked() {
+	if len(t.rooms) <= maxRooms {
+		return
+	}
+	for room, r := range t.rooms {
+		if len(r.users) == 0 && r.changed != t.now {
+			delete(t.rooms, room)
+		}
+	}
+}
+
+// In returns who is typing in a room, in the order in which they began.
+func (t *Typing) In(room id.RoomID) []id.UserID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.rooms[room]
+	if r == nil {
+		return nil
+	}
+	users := make([]id.UserID, len(r.users))
+	for i, u := range r.users {
+		users[i] = u.user
+	}
+	return users
+}
+
+// Now is the number of the latest change.
+func (t *Typing) Now() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.now
+}
+
+// Since returns the rooms that changed after number since, and the number of the latest change.
+// With since 0 it returns the rooms in which somebody is typing.
+func (t *Typing) Since(since int64) (rooms []id.RoomID, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if since == t.now {
+		return nil, t.now
+	}
+	for room, r := range t.rooms {
+		if r.changed > since && (since > 0 || len(r.users) > 0) {
+			rooms = append(rooms, room)
+		}
+	}
+	return rooms, t.now
+}
+
+// Close stops the timers; nothing changes any more.
+func (t *Typing) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	for _, r := range t.rooms {
+		for _, u := range r.users {
+			u.timer.Stop()
+		}
+	}
+}

@@ -1,0 +1,189 @@
+package rooms
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+
+	"github.com/embedmatrix/homeserver/internal/event"
+	"github.com/embedmatrix/homeserver/internal/eventauth"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
+	"github.com/embedmatrix/homeserver/internal/roomversion"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// maxPrevEvents is how many forward extremities a local event names at most, so that forks heal without
+// large events.
+const maxPrevEvents = 10
+
+// Draft is a local event to be sent.
+type Draft struct {
+	Room     id.RoomID
+	Sender   id.UserID
+	Type     string
+	StateKey *string // nil for a message event
+	Content  json.RawMessage
+	Redacts  id.EventID // of an m.room.redaction
+
+	// Txn is the client's transaction id and Device the one that chose it. A Txn that Sender and Device have
+	// used for the same type (and target) in this room returns the first event. Empty is none.
+	Device id.DeviceID
+	Txn    string
+}
+
+// hash identifies the transaction, nil when there is none.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#transaction-identifiers
+func (d *Draft) hash() *[32]byte {
+	if d.Txn == "" {
+		return nil
+	}
+	h := sha256.New()
+	for _, part := range []string{string(d.Sender), string(d.Device), string(d.Room), d.Type, string(d.Redacts), d.Txn} {
+		h.Write([]byte(part))
+		h.Write([]byte{0})
+	}
+	var sum [32]byte
+	h.Sum(sum[:0])
+	return &sum
+}
+
+// lock takes a room for writing; mxerr.NotFound when this server does not know it.
+func (s *Service) lock(ctx context.Context, room id.RoomID) (*roomstate.Writer, error) {
+	w, err := s.Cache.Lock(ctx, room)
+	return w, unknownRoom(err)
+}
+
+// append is the one door through which events of this server get into rooms: it builds the event on what
+// the room holds, checks it and proposes it. The act is queued by the caller, who holds the room's lock.
+func (s *Service) append(w *roomstate.Writer, d Draft) (*event.Event, error) {
+	meta := roomstate.Meta{Device: d.Device, Txn: d.Txn, Hash: d.hash(), AtMS: s.Now().UnixMilli()}
+	ev, err := s.build(w, d)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(w, ev); err != nil {
+		return nil, err
+	}
+	if ev.Redacts != "" && ev.Type == "m.room.redaction" {
+		if meta.Redacts, err = s.target(w, ev); err != nil {
+			return nil, err
+		}
+		w.Act().Do = func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(ev.Redacts) }
+	}
+	if ev.StateKey == nil && isAnnotation(ev.Content()) {
+		w.Act().Add(storage.InsertAnnotation, w.Num, annotation(ev.Sender, ev.Type, ev.Content()), string(ev.ID))
+	}
+	return ev, w.Propose(ev, meta)
+}
+
+// build makes the event of a draft on the room's head.
+func (s *Service) build(w *roomstate.Writer, d Draft) (*event.Event, error) {
+	draft := event.Draft{
+		Room: d.Room, Sender: d.Sender, Type: d.Type, StateKey: d.StateKey, Content: d.Content,
+		OriginServerTS: s.Now().UnixMilli(), Redacts: d.Redacts, Rules: w.Rules,
+	}
+	extremities := w.Extremities()
+	for _, x := range extremities[max(0, len(extremities)-maxPrevEvents):] {
+		draft.PrevEvents = append(draft.PrevEvents, x.ID)
+		draft.Depth = max(draft.Depth, x.Depth)
+		name(&draft.PrevHashes, x.ID, x.Hash)
+	}
+	draft.Depth = min(draft.Depth+1, event.MaxDepth)
+	for _, key := range eventauth.Needed(draft) {
+		if a := w.Event(key.Type, key.StateKey); a != nil {
+			draft.AuthEvents = append(draft.AuthEvents, a.ID)
+			if err := nameHash(&draft.AuthHashes, a); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := w.Err(); err != nil {
+		return nil, err
+	}
+	return event.Build(draft, s.ServerName, s.Key)
+}
+
+func name(hashes *map[id.EventID]string, eventID id.EventID, hash string) {
+	if hash == "" {
+		return
+	}
+	if *hashes == nil {
+		*hashes = map[id.EventID]string{}
+	}
+	(*hashes)[eventID] = hash
+}
+
+// nameHash notes the reference hash of an event, in the versions whose references carry it.
+func nameHash(hashes *map[id.EventID]string, ev *event.Event) error {
+	if ev.Rules.EventIDs != roomversion.EventIDInEvent {
+		return nil
+	}
+	x, err := roomstate.ExtremityOf(ev)
+	name(hashes, ev.ID, x.Hash)
+	return err
+}
+
+// check asks the authorisation rules about an event on the room's head.
+func check(w *roomstate.Writer, ev *event.Event) error {
+	err := eventauth.Check(ev, w)
+	if fault := w.Err(); fault != nil {
+		return fault
+	}
+	var rejected *eventauth.Rejection
+	if errors.As(err, &rejected) {
+		return mxerr.Forbidden.With("%s", rejected.Reason)
+	}
+	return err
+}
+
+// target returns the event that a redaction strips.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#redactions
+func (s *Service) target(w *roomstate.Writer, redaction *event.Event) (*roomstate.Event, error) {
+	target, err := w.EventByID(w.Context(), redaction.Redacts)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, mxerr.NotFound.With("the event to redact is not known in this room")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !s.mayRedact(w, redaction, target) {
+		return nil, mxerr.Forbidden.With("you may not redact the events of others here")
+	}
+	return target, nil
+}
+
+// mayRedact lets users redact their own events and those with the redact level any.
+func (s *Service) mayRedact(w *roomstate.Writer, redaction *event.Event, target *roomstate.Event) bool {
+	if redaction.Sender == target.Sender {
+		return true
+	}
+	levels, err := w.Levels()
+	return err == nil && levels.User(redaction.Sender) >= levels.Redact()
+}
+
+// act runs fn on a room under its lock and awaits what fn proposed, if anything.
+func (s *Service) act(ctx context.Context, room id.RoomID, fn func(w *roomstate.Writer) (proposed bool, err error)) error {
+	p, err := s.underLock(ctx, room, fn)
+	if err != nil || p == nil {
+		return err
+	}
+	return p.Wait(ctx)
+}
+
+func (s *Service) underLock(ctx context.Context, room id.RoomID, fn func(w *roomstate.Writer) (bool, error)) (*roomstate.Pending, error) {
+	w, err := s.lock(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Unlock()
+	proposed, err := fn(w)
+	if err != nil || !proposed {
+		return nil, err
+	}
+	return w.Queue(), nil
+}

@@ -1,0 +1,542 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/embedmatrix/homeserver/internal/event"
+	"github.com/embedmatrix/homeserver/internal/httpapi"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// Change is a wish to change a membership.
+type Change struct {
+	Room       id.RoomID
+	Sender     id.UserID // who acts
+	Target     id.UserID // whose membership it is
+	Membership string
+	Reason     string // may be empty
+	Device     id.DeviceID
+
+	// Content has further keys of the event's content; what the server sets itself wins.
+	Content map[string]any
+	// Guest says that the sender is a guest.
+	Guest bool
+}
+
+type membershipBody struct {
+	UserID id.UserID `json:"user_id"`
+	Reason string    `json:"reason"`
+}
+
+type roomID struct {
+	RoomID id.RoomID `json:"room_id"`
+}
+
+type joinedRooms struct {
+	JoinedRooms []id.RoomID `json:"joined_rooms"`
+}
+
+// getJoinedRooms implements GET /_matrix/client/v3/joined_rooms.
+//
+// https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3joined_rooms
+func (s *Service) getJoinedRooms(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*joinedRooms, error) {
+	list, err := s.JoinedRooms(ctx, c.User)
+	return &joinedRooms{list}, err
+}
+
+// JoinedRooms returns the rooms that a local user is in, in the order of joining.
+func (s *Service) JoinedRooms(ctx context.Context, user id.UserID) ([]id.RoomID, error) {
+	list := []id.RoomID{}
+	u, err := s.Cache.RoomsOf(ctx, user)
+	if err != nil {
+		return list, err
+	}
+	all := u.All()
+	slices.SortFunc(all, func(a, b roomstate.Membership) int { return int(a.Pos - b.Pos) })
+	for _, m := range all {
+		if m.Membership == "join" {
+			list = append(list, m.Room)
+		}
+	}
+	return list, nil
+}
+
+type joinBody struct {
+	Reason           string          `json:"reason"`
+	ThirdPartySigned json.RawMessage `json:"third_party_signed"`
+}
+
+// joinRoom implements POST /_matrix/client/v3/join/{roomIdOrAlias}.
+//
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3joinroomidoralias
+func (s *Service) joinRoom(ctx context.Context, c *httpapi.Call, in *joinBody) (*roomID, error) {
+	room, err := s.roomOrAlias(ctx, c.PathValue("roomIdOrAlias"))
+	if err != nil {
+		return nil, err
+	}
+	return s.joinCall(ctx, c, room, in)
+}
+
+// joinRoomByID implements POST /_matrix/client/v3/rooms/{roomId}/join.
+//
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidjoin
+func (s *Service) joinRoomByID(ctx context.Context, c *httpapi.Call, in *joinBody) (*roomID, error) {
+	return s.joinCall(ctx, c, c.RoomID("roomId"), in)
+}
+
+func (s *Service) joinCall(ctx context.Context, c *httpapi.Call, room id.RoomID, in *joinBody) (*roomID, error) {
+	if err := notSuspended(c); err != nil {
+		return nil, err
+	}
+	change := Change{
+		Room: room, Sender: c.User, Target: c.User, Membership: "join", Reason: in.Reason,
+		Device: c.Device, Guest: c.Guest,
+	}
+	if len(in.ThirdPartySigned) > 0 {
+		change.Content = map[string]any{"third_party_signed": in.ThirdPartySigned}
+	}
+	return &roomID{room}, s.SetMembership(ctx, change)
+}
+
+// roomOrAlias returns the room that a path names.
+func (s *Service) roomOrAlias(ctx context.Context, text string) (id.RoomID, error) {
+	if alias, err := id.ParseRoomAlias(text); err == nil {
+		return s.resolve(ctx, alias)
+	}
+	room, err := id.ParseRoomID(text)
+	if err != nil {
+		return "", mxerr.InvalidParam.With("%q is neither a room id nor an alias", text)
+	}
+	return room, nil
+}
+
+type reasonBody struct {
+	Reason string `json:"reason"`
+}
+
+// knockRoom implements POST /_matrix/client/v3/knock/{roomIdOrAlias}.
+//
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3knockroomidoralias
+func (s *Service) knockRoom(ctx context.Context, c *httpapi.Call, in *reasonBody) (*roomID, error) {
+	if err := notSuspended(c); err != nil {
+		return nil, err
+	}
+	room, err := s.roomOrAlias(ctx, c.PathValue("roomIdOrAlias"))
+	if err != nil {
+		return nil, err
+	}
+	err = s.SetMembership(ctx, Change{
+		Room: room, Sender: c.User, Target: c.User, Membership: "knock", Reason: in.Reason, Device: c.Device,
+	})
+	return &roomID{room}, err
+}
+
+// leaveRoom implements POST /_matrix/client/v3/rooms/{roomId}/leave.
+//
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidleave
+func (s *Service) leaveRoom(ctx context.Context, c *httpapi.Call, in *reasonBody) (*httpapi.Empty, error) {
+	return nil, s.SetMembership(ctx, Change{
+		Room: c.RoomID("roomId"), Sender: c.User, Target: c.User, Membership: "leave", Reason: in.Reason, Device: c.Device,
+	})
+}
+
+// forgetRoom implements POST /_matrix/client/v3/rooms/{roomId}/forget.
+//
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidforget
+func (s *Service) forgetRoom(ctx context.Context, c *httpapi.Call, _ *struct{}) (*httpapi.Empty, error) {
+	return nil, s.Forget(ctx, c.RoomID("roomId"), c.User)
+}
+
+// Forget lets a user who has left a room lose sight of it: its history and /sync never show it again until
+// the user comes back. Who is in it or invited gets M_UNKNOWN.
+func (s *Service) Forget(ctx context.Context, room id.RoomID, user id.UserID) error {
+	r, err := s.room(ctx, room)
+	if err != nil {
+		return err
+	}
+	var forgotten bool
+	err = s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) (err error) {
+		forgotten, err = tx.Forget(r.Num, user)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !forgotten {
+		return mxerr.BadRequest.With("only a room that you have left can be forgotten")
+	}
+	s.Cache.Forgot(user, room)
+	return nil
+}
+
+type inviteBody struct {
+	UserID   id.UserID `json:"user_id"`
+	Reason   string    `json:"reason"`
+	IDServer string    `json:"id_server"`
+	Medium   string    `json:"medium"`
+	Address  string    `json:"address"`
+}
+
+// inviteUser implements POST /_matrix/client/v3/rooms/{roomId}/invite.
+//
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidinvite
+func (s *Service) inviteUser(ctx context.Context, c *httpapi.Call, in *inviteBody) (*httpapi.Empty, error) {
+	if in.Medium != "" || in.Address != "" || in.IDServer != "" {
+		return nil, mxerr.Forbidden.With("this server has no identity server to invite by address")
+	}
+	return nil, s.moderate(ctx, c, "invite", &membershipBody{in.UserID, in.Reason})
+}
+
+// kick implements POST /_matrix/client/v3/rooms/{roomId}/kick.
+//
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidkick
+func (s *Service) kick(ctx context.Context, c *httpapi.Call, in *membershipBody) (*httpapi.Empty, error) {
+	return nil, s.moderate(ctx, c, kicked, in)
+}
+
+// ban implements POST /_matrix/client/v3/rooms/{roomId}/ban.
+//
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidban
+func (s *Service) ban(ctx context.Context, c *httpapi.Call, in *membershipBody) (*httpapi.Empty, error) {
+	return nil, s.moderate(ctx, c, "ban", in)
+}
+
+// unban implements POST /_matrix/client/v3/rooms/{roomId}/unban.
+//
+// https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidunban
+func (s *Service) unban(ctx context.Context, c *httpapi.Call, in *membershipBody) (*httpapi.Empty, error) {
+	return nil, s.moderate(ctx, c, unbanned, in)
+}
+
+// What becomes a "leave" in the event but asks different things of the membership before it.
+const (
+	kicked   = "kick"
+	unbanned = "unban"
+)
+
+func (s *Service) moderate(ctx context.Context, c *httpapi.Call, membership string, in *membershipBody) error {
+	if err := notSuspended(c); err != nil {
+		return err
+	}
+	if in.UserID == "" {
+		return mxerr.MissingParam.With("user_id is missing")
+	}
+	target, err := id.ParseUserID(string(in.UserID))
+	if err != nil {
+		return mxerr.InvalidParam.With("user_id is not a user id")
+	}
+	return s.SetMembership(ctx, Change{
+		Room: c.RoomID("roomId"), Sender: c.User, Target: target, Membership: membership, Reason: in.Reason, Device: c.Device,
+	})
+}
+
+// SetMembership changes a membership by the rules of the room, and returns once that is durable. What is so
+// already is no error for a join, a leave or an invite. Membership may also be "kick" and "unban", which are
+// a "leave" of somebody who is there, or is banned.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#mroommember
+func (s *Service) SetMembership(ctx context.Context, c Change) error {
+	joinVia, err := s.prepareJoin(ctx, &c)
+	if err != nil {
+		return err
+	}
+	name, avatar, err := s.profileFor(ctx, c)
+	if err != nil {
+		return err
+	}
+	return s.act(ctx, c.Room, func(w *roomstate.Writer) (bool, error) {
+		done, err := alreadySo(w, &c)
+		if done || err != nil {
+			return false, err
+		}
+		if c.Membership == "join" {
+			if err := s.admit(w, &c, joinVia); err != nil {
+				return false, err
+			}
+		}
+		content, err := c.content(name, avatar)
+		if err != nil {
+			return false, err
+		}
+		target := string(c.Target)
+		_, err = s.append(w, Draft{
+			Room: c.Room, Sender: c.Sender, Type: "m.room.member", StateKey: &target, Content: content, Device: c.Device,
+		})
+		return err == nil, err
+	})
+}
+
+// alreadySo reports whether nothing has to be done, or why it cannot be.
+func alreadySo(w *roomstate.Writer, c *Change) (done bool, err error) {
+	now := membershipNow(w, c.Target)
+	switch c.Membership {
+	case "join", "invite":
+		return now == c.Membership && membershipNow(w, c.Sender) == "join", nil
+	case "leave":
+		return now == "leave", neverThere(w, c, now)
+	case kicked:
+		if now == "" || now == "leave" || now == "ban" {
+			return false, mxerr.Forbidden.With("the user is not in the room")
+		}
+	case unbanned:
+		if now != "ban" {
+			return false, mxerr.BadState.WithStatus(403).With("the user is not banned")
+		}
+	}
+	return false, nil
+}
+
+func neverThere(w *roomstate.Writer, c *Change, now string) error {
+	if now == "" && c.Sender == c.Target {
+		return mxerr.Forbidden.With("you are not in this room")
+	}
+	return w.Err()
+}
+
+// membershipNow is a user's membership on the room's head, "" without any.
+func membershipNow(w *roomstate.Writer, user id.UserID) string {
+	if e := w.Event("m.room.member", string(user)); e != nil {
+		return e.Membership()
+	}
+	return ""
+}
+
+// profileFor returns the profile that the event carries: that of a local target who joins, knocks or is invited.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#events-on-change-of-profile-information
+func (s *Service) profileFor(ctx context.Context, c Change) (name, avatar string, err error) {
+	switch c.Membership {
+	case "join", "knock", "invite":
+		if s.local(c.Target) {
+			return s.profileOf(ctx, c.Target)
+		}
+	}
+	return "", "", nil
+}
+
+func (c *Change) content(name, avatar string) ([]byte, error) {
+	content := maps.Clone(c.Content)
+	if content == nil {
+		content = map[string]any{}
+	}
+	for key, val := range map[string]string{"displayname": name, "avatar_url": avatar, "reason": c.Reason} {
+		if val != "" {
+			content[key] = val
+		}
+	}
+	content["membership"] = c.Membership
+	if c.Membership == kicked || c.Membership == unbanned {
+		content["membership"] = "leave"
+	}
+	return json.Marshal(content)
+}
+
+// prepareJoin finds out, before the room is locked, whether one of a restricted room's conditions lets the
+// user in.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#restricted-rooms
+func (s *Service) prepareJoin(ctx context.Context, c *Change) (joinVia bool, err error) {
+	if c.Membership != "join" {
+		return false, nil
+	}
+	r, err := s.room(ctx, c.Room)
+	if err != nil {
+		return false, err
+	}
+	rules, err := r.StateEvent(ctx, r.View().State, "m.room.join_rules", "")
+	if err != nil || rules == nil || !restricted(rules.Event) {
+		return false, err
+	}
+	return s.meetsCondition(ctx, rules.Event, c.Target)
+}
+
+// restricted reports whether join rules let members of other rooms in.
+func restricted(rules *event.Event) bool {
+	rule := gjson.GetBytes(rules.Content(), "join_rule").String()
+	return rules.Rules.Restricted && rule == "restricted" || rules.Rules.KnockRestricted && rule == "knock_restricted"
+}
+
+// meetsCondition reports whether a user is in one of the rooms that a restricted room allows.
+func (s *Service) meetsCondition(ctx context.Context, rules *event.Event, user id.UserID) (bool, error) {
+	for _, allow := range gjson.GetBytes(rules.Content(), "allow").Array() {
+		room, err := id.ParseRoomID(allow.Get("room_id").String())
+		if err != nil || allow.Get("type").String() != "m.room_membership" {
+			continue
+		}
+		r, err := s.Cache.Room(ctx, room)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if m, ok := r.Member(user); ok && m.Membership == "join" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// admit refuses guests where they may not join, and lets a local member who may invite vouch for who meets
+// a condition of a restricted room.
+func (s *Service) admit(w *roomstate.Writer, c *Change, meets bool) error {
+	delete(c.Content, "join_authorised_via_users_server")
+	if c.Guest && !guestsMayJoin(w) {
+		return mxerr.GuestAccessForbidden
+	}
+	rules := w.Event("m.room.join_rules", "")
+	now := membershipNow(w, c.Target)
+	if rules == nil || !restricted(rules) || now == "invite" || now == "join" {
+		return w.Err()
+	}
+	if !meets {
+		return mxerr.Forbidden.With("you are in none of the rooms whose members may join")
+	}
+	voucher, err := s.voucher(w)
+	if err != nil {
+		return err
+	}
+	if c.Content == nil {
+		c.Content = map[string]any{}
+	}
+	c.Content["join_authorised_via_users_server"] = voucher
+	return nil
+}
+
+// voucher returns a local member of the room who may invite.
+func (s *Service) voucher(w *roomstate.Writer) (voucher id.UserID, err error) {
+	levels, err := w.Levels()
+	if err != nil {
+		return "", err
+	}
+	w.Members(func(m roomstate.Member) bool {
+		if m.Membership == "join" && s.local(m.User) && levels.User(m.User) >= levels.Invite() {
+			voucher = m.User
+		}
+		return voucher == ""
+	})
+	if voucher == "" {
+		return "", mxerr.Forbidden.With("no member of this server may let you in")
+	}
+	return voucher, nil
+}
+
+func guestsMayJoin(w *roomstate.Writer) bool {
+	e := w.Event("m.room.guest_access", "")
+	return e != nil && gjson.GetBytes(e.Content(), "guest_access").String() == "can_join"
+}
+
+// refineMember gives a membership that was sent as plain state what its own endpoint would give it.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#mroommember
+func (s *Service) refineMember(ctx context.Context, w *roomstate.Writer, d *Draft) error {
+	content := map[string]any{}
+	if err := json.Unmarshal(d.Content, &content); err != nil {
+		return mxerr.BadJSON
+	}
+	if content["membership"] != "join" || membershipNow(w, id.UserID(*d.StateKey)) == "join" {
+		return nil
+	}
+	c := Change{Target: id.UserID(*d.StateKey), Content: content}
+	rules := w.Event("m.room.join_rules", "")
+	meets := false
+	if rules != nil && restricted(rules) {
+		var err error
+		if meets, err = s.meetsCondition(ctx, rules, c.Target); err != nil {
+			return err
+		}
+	}
+	guest, err := s.isGuest(ctx, c.Target)
+	if err != nil {
+		return err
+	}
+	c.Guest = guest
+	if err := s.admit(w, &c, meets); err != nil {
+		return err
+	}
+	d.Content, err = json.Marshal(c.Content)
+	return err
+}
+
+// updateMember sends a local member's join again, with the profile as it is now.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#events-on-change-of-profile-information
+func (s *Service) updateMember(ctx context.Context, room id.RoomID, user id.UserID) error {
+	name, avatar, err := s.profileOf(ctx, user)
+	if err != nil {
+		return err
+	}
+	return s.act(ctx, room, func(w *roomstate.Writer) (bool, error) {
+		now := w.Event("m.room.member", string(user))
+		if now == nil || now.Membership() != "join" {
+			return false, w.Err()
+		}
+		c := Change{Membership: "join"}
+		content, err := c.content(name, avatar)
+		if err != nil {
+			return false, err
+		}
+		key := string(user)
+		_, err = s.append(w, Draft{Room: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: content})
+		return err == nil, err
+	})
+}
+
+// LeaveAll lets a user leave every room and turn down every invite, as a deactivated account must. One room
+// that cannot be left does not keep the others; the errors are joined.
+func (s *Service) LeaveAll(ctx context.Context, user id.UserID, reason string) error {
+	u, err := s.Cache.RoomsOf(ctx, user)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range u.All() {
+		if m.Membership == "leave" || m.Membership == "ban" {
+			continue
+		}
+		errs = append(errs, s.SetMembership(ctx, Change{
+			Room: m.Room, Sender: user, Target: user, Membership: "leave", Reason: reason,
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// removeGuests lets the guests leave a room that no longer takes any.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#guest-access
+func (s *Service) removeGuests(ctx context.Context, room id.RoomID) {
+	ctx = context.WithoutCancel(ctx) // whoever changed the rule has their answer coming
+	r, err := s.room(ctx, room)
+	if err != nil {
+		s.Log.Error("find the guests of a room", "room", room, "error", err)
+		return
+	}
+	access, err := r.StateEvent(ctx, r.View().State, "m.room.guest_access", "")
+	if err != nil || access != nil && gjson.GetBytes(access.Content(), "guest_access").String() == "can_join" {
+		return
+	}
+	var local []id.UserID
+	r.Members(func(m roomstate.Member) bool {
+		if m.Membership == "join" && s.local(m.User) {
+			local = append(local, m.User)
+		}
+		return true
+	})
+	for _, user := range local {
+		if guest, err := s.isGuest(ctx, user); err != nil || !guest {
+			continue
+		}
+		if err := s.SetMembership(ctx, Change{Room: room, Sender: user, Target: user, Membership: "leave"}); err != nil {
+			s.Log.Error("remove a guest", "room", room, "user", user, "error", err)
+		}
+	}
+}

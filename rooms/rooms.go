@@ -1,0 +1,83 @@
+// Package rooms is everything that changes or reads a room's history: creation, membership, sending, state,
+// history, aliases, receipts and typing; and user profiles, whose visible effect is member events. It is the
+// only writer of events: a local send and whatever comes from elsewhere pass the same append.
+package rooms
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/embedmatrix/homeserver/internal/ephemeral"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/notify"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
+	"github.com/embedmatrix/homeserver/internal/signing"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// Config is what a Service is made of. All fields but Log are required.
+type Config struct {
+	ServerName id.ServerName
+	Key        signing.Key // signs this server's events
+	DB         *storage.DB
+	Cache      *roomstate.Cache
+	Hub        *notify.Hub
+	Typing     *ephemeral.Typing
+	Now        func() time.Time
+	Rand       io.Reader
+
+	// Version is the room version of new rooms when nobody asks for another; empty means roomversion.Default.
+	Version string
+
+	// PublishByAnyone lets every local user put aliases and rooms in the directory without a right in the room.
+	PublishByAnyone bool
+
+	Log *slog.Logger // nil discards
+}
+
+// Service is the rooms of a server. Its methods may be called at once; those that act for a user check what
+// that user may do, as over HTTP.
+type Service struct {
+	Config
+}
+
+// New returns a Service. It starts nothing.
+func New(cfg Config) *Service {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Service{Config: cfg}
+}
+
+// room returns a room for reading; mxerr.NotFound when this server does not know it.
+func (s *Service) room(ctx context.Context, roomID id.RoomID) (*roomstate.Room, error) {
+	r, err := s.Cache.Room(ctx, roomID)
+	return r, unknownRoom(err)
+}
+
+func unknownRoom(err error) error {
+	if errors.Is(err, storage.ErrNotFound) {
+		return mxerr.NotFound.With("this server does not know the room")
+	}
+	return err
+}
+
+// local reports whether a user has an account here.
+func (s *Service) local(user id.UserID) bool { return user.Server() == s.ServerName }
+
+// isGuest reports whether user is a guest of this server.
+func (s *Service) isGuest(ctx context.Context, user id.UserID) (bool, error) {
+	var account storage.Account
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		account, err = tx.Account(user)
+		return err
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return account.Guest, err
+}

@@ -1,0 +1,53 @@
+package rooms
+
+import "github.com/embedmatrix/homeserver/internal/httpapi"
+
+// Routes are the rows of the route table that rooms serves.
+func (s *Service) Routes() []httpapi.Route {
+	const v3 = "/_matrix/client/v3"
+	return []httpapi.Route{
+		// create.go
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/createRoom", s.createRoom),
+		// membership.go
+		httpapi.Handle(httpapi.Authed, "GET "+v3+"/joined_rooms", s.getJoinedRooms),
+		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/join/{roomIdOrAlias}", s.joinRoom, httpapi.RateLimited(), httpapi.OptionalBody()),
+		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/rooms/{roomId}/join", s.joinRoomByID, httpapi.RateLimited(), httpapi.OptionalBody()),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/knock/{roomIdOrAlias}", s.knockRoom, httpapi.RateLimited(), httpapi.OptionalBody()),
+		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/rooms/{roomId}/leave", s.leaveRoom, httpapi.RateLimited(), httpapi.OptionalBody()),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/forget", s.forgetRoom, httpapi.RateLimited(), httpapi.OptionalBody()),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/invite", s.inviteUser, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/kick", s.kick),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/ban", s.ban),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/unban", s.unban),
+		// send.go
+		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/send/{eventType}/{txnId}", s.sendEvent),
+		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/rooms/{roomId}/redact/{eventId}/{txnId}", s.redactEvent),
+		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/state/{eventType}/{stateKey}", s.setRoomStateWithKey,
+			httpapi.Also("PUT "+v3+"/rooms/{roomId}/state/{eventType}/{$}")),
+		// history.go
+		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/state", s.getRoomState),
+		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/state/{eventType}/{stateKey}", s.getRoomStateWithKey,
+			httpapi.Also("GET "+v3+"/rooms/{roomId}/state/{eventType}/{$}")),
+		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/members", s.getMembersByRoom),
+		httpapi.Handle(httpapi.Authed, "GET "+v3+"/rooms/{roomId}/joined_members", s.getJoinedMembersByRoom),
+		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/messages", s.getRoomEvents),
+		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/context/{eventId}", s.getEventContext),
+		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/event/{eventId}", s.getOneRoomEvent),
+		// directory.go
+		httpapi.Handle(httpapi.Public, "GET "+v3+"/directory/room/{roomAlias}", s.getRoomIDByAlias),
+		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/directory/room/{roomAlias}", s.setRoomAlias),
+		httpapi.Handle(httpapi.Authed, "DELETE "+v3+"/directory/room/{roomAlias}", s.deleteRoomAlias),
+		httpapi.Handle(httpapi.Authed, "GET "+v3+"/rooms/{roomId}/aliases", s.getLocalAliases, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "GET "+v3+"/directory/list/room/{roomId}", s.getRoomVisibilityOnDirectory),
+		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/directory/list/room/{roomId}", s.setRoomVisibilityOnDirectory),
+		// profile.go
+		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}", s.getUserProfile),
+		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}/{keyName}", s.getProfileField),
+		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/profile/{userId}/{keyName}", s.setProfileField, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.GuestOK, "DELETE "+v3+"/profile/{userId}/{keyName}", s.deleteProfileField, httpapi.RateLimited()),
+		// typing.go, receipts.go
+		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/rooms/{roomId}/typing/{userId}", s.setTyping, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/receipt/{receiptType}/{eventId}", s.postReceipt, httpapi.RateLimited(), httpapi.OptionalBody()),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/read_markers", s.setReadMarker, httpapi.RateLimited()),
+	}
+}
