@@ -107,10 +107,13 @@ func runAll(t *testing.T, verdict verdict, r room, attempts []attempt, name, wan
 // ruleOf is the number of the rule that refused, "" if none did.
 func ruleOf(err error) string {
 	var rejection *eventauth.Rejection
-	if errors.As(err, &rejection) {
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &rejection):
 		return rejection.Rule
 	}
-	return ""
+	return err.Error()
 }
 
 func readRows(t *testing.T, files []string) (all []row) {
