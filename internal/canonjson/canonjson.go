@@ -250,9 +250,12 @@ func (w *writer) key(first int, sorted *bool) error {
 
 // space skips white space, which canonical JSON has none of.
 func (w *writer) space() {
-	if w.pos >= len(w.data) || w.data[w.pos] > ' ' {
-		return
+	if w.pos < len(w.data) && w.data[w.pos] <= ' ' {
+		w.skipSpace()
 	}
+}
+
+func (w *writer) skipSpace() {
 	w.flush()
 	for w.pos < len(w.data) {
 		switch w.data[w.pos] {
