@@ -94,7 +94,7 @@ func TestImports(t *testing.T) {
 	)
 	table := []struct{ packages, may string }{
 		{"internal/id internal/mxerr internal/canonjson internal/roomversion internal/notify", "internal/id internal/mxerr"},
-		{"internal/signing internal/httpapi", leaves},
+		{"internal/signing internal/httpapi internal/token internal/filter", leaves},
 		{"internal/event", core},
 		{"internal/eventauth", core + "internal/event"},
 		{"internal/stateres", core + "internal/event internal/eventauth"},

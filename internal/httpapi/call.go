@@ -145,7 +145,7 @@ func checkValue(name, value string) error {
 		_, err = id.ParseServerName(value)
 	case "roomIdOrAlias":
 		err = checkRoomIDOrAlias(value)
-	case "eventType", "stateKey", "fileName": // the limits of events are checked where they are built: 413
+	case "eventType", "stateKey", "fileName", "keyName": // their limits have errors of their own
 	default:
 		if len(value) > maxValue {
 			return mxerr.InvalidParam.With("%s is longer than %d bytes", name, maxValue)
