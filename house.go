@@ -23,6 +23,7 @@ import (
 	"github.com/embedmatrix/homeserver/rooms"
 	"github.com/embedmatrix/homeserver/storage"
 	syncing "github.com/embedmatrix/homeserver/sync"
+	"github.com/embedmatrix/homeserver/sync/push"
 )
 
 // house is a running server: every part, built in order.
@@ -109,7 +110,7 @@ func newTyping(random io.Reader, cache *roomstate.Cache, hub *notify.Hub) (*ephe
 
 // route joins the tables of all parts into the handlers.
 func (h *house) route(cfg Config, fed *federation.Service) {
-	clients := slices.Concat(h.auth.Routes(), h.rooms.Routes(), h.sync.Routes())
+	clients := slices.Concat(h.auth.Routes(), h.rooms.Routes(), h.sync.Routes(), push.New().Routes())
 	servers := fed.Routes()
 	shared := httpapi.Config{
 		Sessions: h.auth, Log: cfg.Logger, Limits: cfg.Limits, TrustedProxies: cfg.TrustedProxies,

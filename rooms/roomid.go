@@ -53,6 +53,18 @@ func (s *Service) buildCreate(room id.RoomID, b *blueprint) (*event.Event, error
 	key := ""
 	return event.Build(event.Draft{
 		Room: room, Sender: b.creator, Type: "m.room.create", StateKey: &key, Content: b.creation,
-		Depth: 1, OriginServerTS: s.Now().UnixMilli(), Rules: b.rules,
+		Depth: 1, OriginServerTS: s.ownMillisecond(), Rules: b.rules,
 	}, s.ServerName, s.Key)
+}
+
+// ownMillisecond returns the time, and never the same twice: in version 12 two rooms that a user wishes for in
+// the same words at the same moment would otherwise be one.
+func (s *Service) ownMillisecond() int64 {
+	now := s.Now().UnixMilli()
+	for {
+		last := s.lastCreated.Load()
+		if next := max(now, last+1); s.lastCreated.CompareAndSwap(last, next) {
+			return next
+		}
+	}
 }

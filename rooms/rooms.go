@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/ephemeral"
@@ -43,6 +44,7 @@ type Config struct {
 // that user may do, as over HTTP.
 type Service struct {
 	Config
+	lastCreated atomic.Int64 // the stamp of the latest m.room.create, in milliseconds
 }
 
 // New returns a Service. It starts nothing.
@@ -69,15 +71,26 @@ func unknownRoom(err error) error {
 // local reports whether a user has an account here.
 func (s *Service) local(user id.UserID) bool { return user.Server() == s.ServerName }
 
-// isGuest reports whether user is a guest of this server.
-func (s *Service) isGuest(ctx context.Context, user id.UserID) (bool, error) {
-	var account storage.Account
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+// account returns the account of a local user; false when there is none.
+func (s *Service) account(ctx context.Context, user id.UserID) (account storage.Account, ok bool, err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		account, err = tx.Account(user)
 		return err
 	})
 	if errors.Is(err, storage.ErrNotFound) {
-		return false, nil
+		return account, false, nil
 	}
+	return account, err == nil, err
+}
+
+// exists reports whether user is, or was until it was deactivated, an account of this server.
+func (s *Service) exists(ctx context.Context, user id.UserID) (bool, error) {
+	_, ok, err := s.account(ctx, user)
+	return ok, err
+}
+
+// isGuest reports whether user is a guest of this server.
+func (s *Service) isGuest(ctx context.Context, user id.UserID) (bool, error) {
+	account, _, err := s.account(ctx, user)
 	return account.Guest, err
 }
