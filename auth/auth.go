@@ -170,10 +170,13 @@ func (s *Service) Close(ctx context.Context) error {
 	return s.storeSightings(ctx)
 }
 
-// write runs fn inside the next transaction and then ends the sessions that ended tells, before anybody can see the
-// commit. It returns when that is durable, even if the caller has gone: what follows a commit is not left out.
-func (s *Service) write(ctx context.Context, fn func(*storage.Tx, storage.Pos) error, ended func()) error {
-	act := &storage.Act{Positions: 1, Do: fn, Committed: func(storage.Pos) { ended() }}
+// write runs fn inside the next transaction and then calls forget, which drops what is remembered of what fn changed,
+// before whoever waits is answered; also when fn was refused, for the answer of a commit can be lost. It returns when
+// the change is durable, even if the caller has gone: what follows a commit is not left out.
+func (s *Service) write(ctx context.Context, fn func(*storage.Tx, storage.Pos) error, forget func()) error {
+	act := &storage.Act{
+		Positions: 1, Do: fn, Committed: func(storage.Pos) { forget() }, Refused: func(error) { forget() },
+	}
 	s.db.Queue(act)
 	return act.Wait(context.WithoutCancel(ctx))
 }
