@@ -73,6 +73,12 @@ var (
 	DuplicateAnnotation    = &Error{Code: "M_DUPLICATE_ANNOTATION", Status: 400, Message: "the same annotation was already sent"}
 	ProfileTooLarge        = &Error{Code: "M_PROFILE_TOO_LARGE", Status: 400, Message: "the profile would be larger than 64 KiB"}
 	KeyTooLarge            = &Error{Code: "M_KEY_TOO_LARGE", Status: 400, Message: "the key is longer than 255 bytes"}
+	ThreepidInUse          = &Error{Code: "M_THREEPID_IN_USE", Status: 400, Message: "the third-party identifier belongs to somebody else"}
+	UnknownDevice          = &Error{Code: "M_UNKNOWN_DEVICE", Status: 400, Message: "the device does not belong to the user"}
+	URLNotSet              = &Error{Code: "M_URL_NOT_SET", Status: 400, Message: "the application service has no URL"}
+	AppserviceLogin        = &Error{Code: "M_APPSERVICE_LOGIN_UNSUPPORTED", Status: 400, Message: "application services do not log in here"}
+	UnableToAuthoriseJoin  = &Error{Code: "M_UNABLE_TO_AUTHORISE_JOIN", Status: 400, Message: "this server cannot tell whether the user may join"}
+	UnableToGrantJoin      = &Error{Code: "M_UNABLE_TO_GRANT_JOIN", Status: 400, Message: "nobody on this server may let the user join"}
 	MissingToken           = &Error{Code: "M_MISSING_TOKEN", Status: 401, Message: "an access token is required"}
 	UnknownToken           = &Error{Code: "M_UNKNOWN_TOKEN", Status: 401, Message: "the access token is unknown or no longer valid"}
 	Unauthorized           = &Error{Code: "M_UNAUTHORIZED", Status: 401, Message: "the request is not authenticated"}
@@ -83,13 +89,18 @@ var (
 	UserSuspended          = &Error{Code: "M_USER_SUSPENDED", Status: 403, Message: "this account is suspended"}
 	InviteBlocked          = &Error{Code: "M_INVITE_BLOCKED", Status: 403, Message: "this user does not take invites"}
 	ResourceLimitExceeded  = &Error{Code: "M_RESOURCE_LIMIT_EXCEEDED", Status: 403, Message: "the server has reached a limit"}
+	UserLimitExceeded      = &Error{Code: "M_USER_LIMIT_EXCEEDED", Status: 403, Message: "a limit of this account has been reached"}
+	ThreepidDenied         = &Error{Code: "M_THREEPID_DENIED", Status: 403, Message: "this third-party identifier is not allowed"}
+	WrongRoomKeysVersion   = &Error{Code: "M_WRONG_ROOM_KEYS_VERSION", Status: 403, Message: "this is not the current version of the key backup"}
 	NotFound               = &Error{Code: "M_NOT_FOUND", Status: 404, Message: "not found"}
 	Unrecognized           = &Error{Code: "M_UNRECOGNIZED", Status: 404, Message: "there is no such endpoint"}
 	BadMethod              = &Error{Code: "M_UNRECOGNIZED", Status: 405, Message: "the endpoint does not support this method"}
 	Conflict               = &Error{Code: "M_UNKNOWN", Status: 409, Message: "it exists already"}
+	CannotOverwriteMedia   = &Error{Code: "M_CANNOT_OVERWRITE_MEDIA", Status: 409, Message: "the media has been uploaded already"}
 	TooLarge               = &Error{Code: "M_TOO_LARGE", Status: 413, Message: "the request or event is too large"}
 	LimitExceeded          = &Error{Code: "M_LIMIT_EXCEEDED", Status: 429, Message: "too many requests"}
 	Unknown                = &Error{Code: "M_UNKNOWN", Status: 500, Message: "internal error"}
+	NotYetUploaded         = &Error{Code: "M_NOT_YET_UPLOADED", Status: 504, Message: "the media has not been uploaded yet"}
 	ThreepidNotFound       = &Error{Code: "M_THREEPID_NOT_FOUND", Status: 400, Message: "the third-party identifier is not known"}
 	CannotLeaveNotices     = &Error{Code: "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM", Status: 403, Message: "this room cannot be left"}
 )
