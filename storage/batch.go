@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -95,6 +96,7 @@ func (b *batcher) run() {
 	for range b.wake {
 		closed := false
 		for {
+			runtime.Gosched()
 			if acts, closed = b.take(acts); len(acts) == 0 {
 				break
 			}

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -42,6 +43,20 @@ func allMigrations() ([]migration, error) {
 		list = append(list, migration{version, name, string(text)})
 	}
 	return list, nil
+}
+
+// MigrationsSum is a checksum of the migrations: an engine may begin with a copy of a new database that
+// was made by the same ones.
+func MigrationsSum() uint32 {
+	all, err := allMigrations()
+	if err != nil {
+		return 0 // then Open fails
+	}
+	sum := crc32.NewIEEE()
+	for _, m := range all {
+		fmt.Fprintf(sum, "%s\n%s", m.name, m.text)
+	}
+	return sum.Sum32()
 }
 
 // migrate brings the schema up to date, each migration in a transaction of its own.

@@ -34,11 +34,15 @@ type Conn interface {
 }
 
 // Engine is a database: where the rows live. SQLite files, PostgreSQL and a host's own *sql.DB are engines.
+// storagetest.Run checks an implementation.
 //
 // Begin(ctx, false) begins a transaction that may write; at most one of them is open at a time. A commit
-// that returned is durable. Begin(ctx, true) begins a snapshot that sees every earlier commit and nothing
-// later; any number may be open beside each other and beside the writer, or they wait for each other. An
-// engine caches prepared statements by their text. Close ends idle connections; it is called once, last.
+// that returned is durable; when Commit gives an error the caller calls Rollback. Begin(ctx, true) begins
+// a snapshot, in which every query sees the same state: the one at its first query, with every commit that
+// returned before Begin. It refuses to write. Any number may be open beside each other and beside the
+// writer, or they wait for each other. ctx bounds the wait for a connection, not the transaction.
+// An engine caches prepared statements by their text. Close waits for open transactions and ends all
+// connections; it is called once, and Begin fails afterwards.
 type Engine interface {
 	Begin(ctx context.Context, readOnly bool) (Conn, error)
 	Dialect() Dialect
@@ -49,6 +53,17 @@ type Engine interface {
 // refuses to start. The lock ends with release or with the process, however it dies.
 type Locker interface {
 	Lock(ctx context.Context) (release func() error, err error)
+}
+
+// Snapshotter is an Engine that can be copied while it is in use. The copy holds every commit that
+// returned before the call, and has a life of its own.
+type Snapshotter interface {
+	Snapshot(ctx context.Context) (Engine, error)
+}
+
+// Backuper is an Engine that can write a copy of itself into a new file while it is in use.
+type Backuper interface {
+	Backup(ctx context.Context, path string) error
 }
 
 // ErrNotFound is the answer of a query for one row when there is none.
@@ -128,6 +143,24 @@ func (db *DB) Close() error {
 	}
 	db.batch.close()
 	return errors.Join(db.engine.Close(), db.release())
+}
+
+// Snapshot copies the database into a new engine; see Snapshotter.
+func (db *DB) Snapshot(ctx context.Context) (Engine, error) {
+	s, ok := db.engine.(Snapshotter)
+	if !ok {
+		return nil, fmt.Errorf("storage: copy the database: %w", errors.ErrUnsupported)
+	}
+	return s.Snapshot(ctx)
+}
+
+// Backup writes the database into a new file; see Backuper.
+func (db *DB) Backup(ctx context.Context, path string) error {
+	b, ok := db.engine.(Backuper)
+	if !ok {
+		return fmt.Errorf("storage: back up to %s: %w", path, errors.ErrUnsupported)
+	}
+	return b.Backup(ctx, path)
 }
 
 // Dialect is the engine's.
