@@ -10,8 +10,12 @@ import (
 	"github.com/embedmatrix/homeserver/internal/id"
 )
 
-// maxRooms bounds the rooms whose latest change is remembered; older ones count as changed.
-const maxRooms = 4096
+// A room in which nobody types any more is remembered for keepQuiet, so that whoever was told of typing there
+// hears of its end; beyond maxRooms, older ones are forgotten.
+const (
+	maxRooms  = 4096
+	keepQuiet = 10 * time.Minute
+)
 
 // Typing is who is typing where. Its methods may be called at once.
 type Typing struct {
@@ -21,20 +25,23 @@ type Typing struct {
 	wake func(room id.RoomID)
 
 	mu sync.Mutex // guards the following
-	// now is the number of the latest change; rooms has who types, and when that ends; closed stops timers.
+	// now is the number of the latest change; rooms has who types, and until when; closed stops timers.
 	now    int64
 	rooms  map[id.RoomID]*typingRoom
+	swept  time.Time // when quiet rooms were last looked for
 	closed bool
 }
 
 type typingRoom struct {
 	changed int64
-	users   []typist // in the order in which they began
+	at      time.Time // of the change
+	users   []typist  // in the order in which they began
 }
 
 type typist struct {
 	user  id.UserID
-	timer *time.Timer
+	until time.Time
+	timer *time.Timer // fires then
 }
 
 // NewTyping returns an empty Typing; wake is called after each change of a room, without a lock held.
@@ -58,39 +65,50 @@ func (t *Typing) setLocked(room id.RoomID, user id.UserID, d time.Duration) (cha
 	}
 	r := t.rooms[room]
 	if r == nil {
-		if d <= 0 {
-			return false
-		}
 		r = &typingRoom{}
-		t.rooms[room] = r
 	}
 	i := slices.IndexFunc(r.users, func(u typist) bool { return u.user == user })
 	switch {
 	case i < 0 && d <= 0:
 		return false
 	case i >= 0 && d > 0:
+		r.users[i].until = time.Now().Add(d)
 		r.users[i].timer.Reset(d)
 		return false
 	case i >= 0:
 		r.users[i].timer.Stop()
-		r.users = slices.Delete(slices.Clone(r.users), i, i+1)
+		r.users = slices.Delete(r.users, i, i+1)
 	default:
-		timer := time.AfterFunc(d, func() { t.Set(room, user, 0) })
-		r.users = append(slices.Clone(r.users), typist{user, timer})
+		timer := time.AfterFunc(d, func() { t.expire(room, user) })
+		r.users = append(r.users, typist{user, time.Now().Add(d), timer})
 	}
 	t.now++
-	r.changed = t.now
-	t.forgetLocked()
+	r.changed, r.at = t.now, time.Now()
+	t.rooms[room] = r
+	t.forgetLocked(r.at)
 	return true
 }
 
-// forgetLocked drops quiet rooms when there are too many.
-func (t *Typing) forgetLocked() {
-	if len(t.rooms) <= maxRooms {
+// expire ends a user's typing, unless the time was prolonged when the timer had already fired.
+func (t *Typing) expire(room id.RoomID, user id.UserID) {
+	t.mu.Lock()
+	r := t.rooms[room]
+	due := r != nil && slices.ContainsFunc(r.users, func(u typist) bool { return u.user == user && !time.Now().Before(u.until) })
+	changed := due && t.setLocked(room, user, 0)
+	t.mu.Unlock()
+	if changed {
+		t.wake(room)
+	}
+}
+
+// forgetLocked drops rooms that have been quiet for long when there are too many.
+func (t *Typing) forgetLocked(now time.Time) {
+	if len(t.rooms) <= maxRooms || now.Sub(t.swept) < keepQuiet {
 		return
 	}
+	t.swept = now
 	for room, r := range t.rooms {
-		if len(r.users) == 0 && r.changed != t.now {
+		if len(r.users) == 0 && now.Sub(r.at) >= keepQuiet {
 			delete(t.rooms, room)
 		}
 	}
