@@ -81,6 +81,19 @@ func (s Seen) AppendClientNoRoom(dst []byte, u Unsigned) []byte {
 	return s.appendUnsigned(event.AppendClientPrefixNoRoom(dst, s.e), u)
 }
 
+// AppendFederation appends the event as servers exchange it, with its event_id and room_id in every room
+// version: for clients whose filter says `"event_format":"federation"`.
+func (s Seen) AppendFederation(dst []byte, u Unsigned) []byte {
+	dst = append(dst, s.e.JSON[:len(s.e.JSON)-1]...)
+	if canonjson.Get(s.e.JSON, "event_id") == nil {
+		dst = appendText(dst, `,"event_id":`, string(s.e.ID))
+	}
+	if canonjson.Get(s.e.JSON, "room_id") == nil {
+		dst = appendText(dst, `,"room_id":`, string(s.e.Room))
+	}
+	return s.appendUnsigned(dst, u)
+}
+
 // appendUnsigned closes the event, with unsigned unless it is empty.
 func (s Seen) appendUnsigned(dst []byte, u Unsigned) []byte {
 	start := len(dst)

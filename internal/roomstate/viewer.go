@@ -113,21 +113,28 @@ func (v *Viewer) Append(ctx context.Context, dst []byte, e *Event, withRoom bool
 	if err != nil || !ok {
 		return dst, false, err
 	}
-	dst, err = v.appendSeen(ctx, dst, e, seen, withRoom)
+	dst, err = v.AppendSeen(ctx, dst, e, seen, withRoom)
 	return dst, err == nil, err
 }
 
-// AppendState appends an event of a state that the user may read as a whole: the caller has asked
+// SeeState is See for an event of a state that the user may read as a whole: the caller has asked
 // eventauth.MayReadState, or the user is in the room.
-func (v *Viewer) AppendState(ctx context.Context, dst []byte, e *Event, withRoom bool) ([]byte, error) {
+func (v *Viewer) SeeState(ctx context.Context, e *Event) (eventauth.Seen, error) {
 	before, err := v.Viewing(ctx, e.Before)
+	return eventauth.SeeState(e.Event, eventauth.MembershipAt(e.Event, before, v.User)), err
+}
+
+// AppendState appends what SeeState lets the user see, in client form, with or without its room_id.
+func (v *Viewer) AppendState(ctx context.Context, dst []byte, e *Event, withRoom bool) ([]byte, error) {
+	seen, err := v.SeeState(ctx, e)
 	if err != nil {
 		return dst, err
 	}
-	return v.appendSeen(ctx, dst, e, eventauth.SeeState(e.Event, eventauth.MembershipAt(e.Event, before, v.User)), withRoom)
+	return v.AppendSeen(ctx, dst, e, seen, withRoom)
 }
 
-func (v *Viewer) appendSeen(ctx context.Context, dst []byte, e *Event, seen eventauth.Seen, withRoom bool) ([]byte, error) {
+// AppendSeen appends an event in client form, with or without its room_id; seen is what See or SeeState said of it.
+func (v *Viewer) AppendSeen(ctx context.Context, dst []byte, e *Event, seen eventauth.Seen, withRoom bool) ([]byte, error) {
 	u, err := v.unsigned(ctx, e)
 	if err != nil {
 		return dst, err
@@ -136,6 +143,15 @@ func (v *Viewer) appendSeen(ctx context.Context, dst []byte, e *Event, seen even
 		return seen.AppendClient(dst, u), nil
 	}
 	return seen.AppendClientNoRoom(dst, u), nil
+}
+
+// AppendFederation is AppendSeen in the form in which servers exchange the event.
+func (v *Viewer) AppendFederation(ctx context.Context, dst []byte, e *Event, seen eventauth.Seen) ([]byte, error) {
+	u, err := v.unsigned(ctx, e)
+	if err != nil {
+		return dst, err
+	}
+	return seen.AppendFederation(dst, u), nil
 }
 
 // unsigned is what the server says beside an event.

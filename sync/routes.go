@@ -1,0 +1,24 @@
+package syncing
+
+import "github.com/embedmatrix/homeserver/internal/httpapi"
+
+// Routes are the rows of the route table that sync serves.
+func (s *Service) Routes() []httpapi.Route {
+	const user = "/_matrix/client/v3/user/{userId}"
+	return []httpapi.Route{
+		// sync.go
+		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/sync", s.sync),
+		// filter.go
+		httpapi.Handle(httpapi.Authed, "POST "+user+"/filter", s.defineFilter, httpapi.MaxBody(maxFilter)),
+		httpapi.Handle(httpapi.Authed, "GET "+user+"/filter/{filterId}", s.getFilter),
+		// account_data.go
+		httpapi.Handle(httpapi.Authed, "GET "+user+"/account_data/{type}", s.getAccountData),
+		httpapi.Handle(httpapi.Authed, "PUT "+user+"/account_data/{type}", s.setAccountData),
+		httpapi.Handle(httpapi.Authed, "GET "+user+"/rooms/{roomId}/account_data/{type}", s.getAccountData),
+		httpapi.Handle(httpapi.Authed, "PUT "+user+"/rooms/{roomId}/account_data/{type}", s.setAccountData),
+		// tags.go
+		httpapi.Handle(httpapi.Authed, "GET "+user+"/rooms/{roomId}/tags", s.getRoomTags),
+		httpapi.Handle(httpapi.Authed, "PUT "+user+"/rooms/{roomId}/tags/{tag}", s.setRoomTag),
+		httpapi.Handle(httpapi.Authed, "DELETE "+user+"/rooms/{roomId}/tags/{tag}", s.deleteRoomTag),
+	}
+}

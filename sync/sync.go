@@ -1,0 +1,141 @@
+package syncing
+
+import (
+	"context"
+	"time"
+
+	"github.com/embedmatrix/homeserver/internal/httpapi"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/token"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// maxTimeout bounds how long a request waits for news.
+const maxTimeout = 2 * time.Minute
+
+// Request is what a device asks of Sync.
+type Request struct {
+	User   id.UserID
+	Device id.DeviceID
+	Filter *Filter // never nil
+
+	// Since is where the device's last answer ended; nil asks for everything.
+	Since *token.Stream
+
+	// Timeout is how long to wait when nothing is new; at most maxTimeout.
+	Timeout time.Duration
+
+	// FullState asks for the whole state of every joined room, at once.
+	FullState bool
+
+	// StateAfter asks for the state at the end of timelines instead of their start.
+	StateAfter bool
+}
+
+// Answer is the JSON of an answer.
+type Answer struct {
+	body    []byte
+	next    token.Stream
+	news    bool                      // there is something in it
+	members map[memberKey]storage.Pos // the member events in it, for lazily loading devices
+}
+
+// AppendJSON appends the answer to dst.
+func (a *Answer) AppendJSON(dst []byte) []byte { return append(dst, a.body...) }
+
+// sync implements GET /_matrix/client/v3/sync.
+//
+// https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3sync
+func (s *Service) sync(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*Answer, error) {
+	q, err := s.request(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if q.Timeout > 0 {
+		c.ExtendDeadline(q.Timeout)
+	}
+	return s.Sync(ctx, q)
+}
+
+// request reads the parameters.
+func (s *Service) request(ctx context.Context, c *httpapi.Call) (Request, error) {
+	q := Request{User: c.User, Device: c.Device}
+	timeout, err := c.Int("timeout", 0)
+	if err != nil {
+		return q, err
+	}
+	q.Timeout = min(time.Duration(max(0, min(timeout, int(maxTimeout.Milliseconds()))))*time.Millisecond, maxTimeout)
+	if q.FullState, err = c.Bool("full_state", false); err != nil {
+		return q, err
+	}
+	if q.StateAfter, err = c.Bool("use_state_after", false); err != nil {
+		return q, err
+	}
+	switch c.Query("set_presence") {
+	case "", "online", "offline", "unavailable": // presence is not kept yet
+	default:
+		return q, mxerr.InvalidParam.With("set_presence is online, offline or unavailable")
+	}
+	if q.Since, err = s.since(c); err != nil {
+		return q, err
+	}
+	q.Filter, err = s.filterOf(ctx, c.User, c.Query("filter"))
+	return q, err
+}
+
+// since reads the token; one that this server has not given is an error, never a new beginning.
+func (s *Service) since(c *httpapi.Call) (*token.Stream, error) {
+	if !c.HasQuery("since") {
+		return nil, nil
+	}
+	t, err := token.ParseStream(c.Query("since"))
+	if err != nil || t.Pos > s.DB.Published() {
+		return nil, mxerr.InvalidParam.With("since is not a token of this server")
+	}
+	return &t, nil
+}
+
+// Sync tells a device what is new. Without news it waits for some until the request's timeout, the server's
+// end or that of ctx; the first two answer that nothing is new.
+func (s *Service) Sync(ctx context.Context, q Request) (*Answer, error) {
+	if !q.Filter.Room.lazy() {
+		return s.await(ctx, &q)
+	}
+	device, since := deviceKey{q.User, q.Device}, ""
+	if q.Since != nil {
+		since = q.Since.String()
+	}
+	s.sent.begin(device, since)
+	a, err := s.await(ctx, &q)
+	if err == nil {
+		s.sent.offer(device, a.next.String(), a.members)
+	}
+	return a, err
+}
+
+// await looks until there is news or nothing to wait for.
+func (s *Service) await(ctx context.Context, q *Request) (*Answer, error) {
+	if q.Since == nil || q.FullState || q.Timeout <= 0 {
+		return s.tell(ctx, q)
+	}
+	wait := s.Hub.Wait(q.User) // before looking: what comes after the look wakes
+	defer wait.Close()
+	timer := time.NewTimer(min(q.Timeout, maxTimeout))
+	defer timer.Stop()
+	for last := false; ; {
+		a, err := s.tell(ctx, q)
+		if err != nil || a.news || last {
+			return a, err
+		}
+		q.Since = &a.next // so far there was nothing
+		select {
+		case <-wait.C:
+			last = s.Hub.Drained()
+		case <-timer.C:
+			return a, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}

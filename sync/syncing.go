@@ -1,0 +1,49 @@
+// Package syncing is what clients are told and what they keep here: /sync, filters, account data and tags.
+// Its folder is named after the specification's heading; the clause differs from the standard library's sync so
+// that a file may import both.
+//
+// It only reads rooms. A look at what is new asks the hub where something changed since the client's token,
+// touches only those rooms, takes their news from memory, and appends the answer as bytes: an incremental
+// sync costs in proportion to what changed.
+package syncing
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/embedmatrix/homeserver/internal/ephemeral"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/notify"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// Config is what a Service is made of. All fields but Now and Log are required.
+type Config struct {
+	ServerName id.ServerName
+	DB         *storage.DB
+	Cache      *roomstate.Cache
+	Hub        *notify.Hub
+	Typing     *ephemeral.Typing
+	Now        func() time.Time // nil: time.Now
+	Log        *slog.Logger     // nil discards
+}
+
+// Service tells clients what is new. Its methods may be called at once. It has no goroutines.
+type Service struct {
+	Config
+	filters *filterCache
+	wishes  *wishCache
+	sent    *sentMembers
+}
+
+// New returns a Service.
+func New(cfg Config) *Service {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Service{Config: cfg, filters: newFilterCache(), wishes: newWishCache(), sent: newSentMembers()}
+}

@@ -1,0 +1,121 @@
+package syncing
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/embedmatrix/homeserver/internal/canonjson"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// The types of account data that say what a user does not want to be told.
+const (
+	ignoredUserList  = "m.ignored_user_list"
+	invitePermission = "m.invite_permission_config"
+)
+
+// wishes are what a user does not want to be told. They are immutable.
+type wishes struct {
+	ignored   map[id.UserID]struct{}
+	noInvites bool
+}
+
+// ignores reports whether the user does not want to read what sender says.
+func (w *wishes) ignores(sender id.UserID) bool {
+	_, ok := w.ignored[sender]
+	return ok
+}
+
+// maxWishes is how many users' wishes are kept in memory.
+const maxWishes = 10000
+
+// wishCache holds the wishes of users.
+type wishCache struct {
+	mu sync.Mutex // guards the following
+	// known are those at hand; changes counts what was changed, so that what was read before is not kept.
+	known   map[id.UserID]*wishes
+	changes int64
+}
+
+func newWishCache() *wishCache { return &wishCache{known: map[id.UserID]*wishes{}} }
+
+// changed is told of every change of account data that goes through this package.
+func (c *wishCache) changed(user id.UserID, room id.RoomID, typ string) {
+	if room != "" || typ != ignoredUserList && typ != invitePermission {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.known, user)
+	c.changes++
+}
+
+func (c *wishCache) get(user id.UserID) (w *wishes, changes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known[user], c.changes
+}
+
+// put keeps what was read, unless something has changed meanwhile.
+func (c *wishCache) put(user id.UserID, w *wishes, changes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.changes != changes {
+		return
+	}
+	if len(c.known) >= maxWishes {
+		for other := range c.known {
+			delete(c.known, other)
+			break
+		}
+	}
+	c.known[user] = w
+}
+
+// wishesOf returns the wishes of a user. A change counts from its commit on.
+func (s *Service) wishesOf(ctx context.Context, user id.UserID) (*wishes, error) {
+	w, changes := s.wishes.get(user)
+	if w != nil {
+		return w, nil
+	}
+	var ignored, invites []byte
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		if ignored, err = tx.AccountData(user, "", ignoredUserList); err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		invites, err = tx.AccountData(user, "", invitePermission)
+		return err
+	})
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return nil, err
+	}
+	w = readWishes(user, ignored, invites)
+	s.wishes.put(user, w, changes)
+	return w, nil
+}
+
+// readWishes reads the two contents, which are canonical JSON or nil.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#mignored_user_list and #minvite_permission_config
+func readWishes(user id.UserID, ignored, invites []byte) *wishes {
+	w := &wishes{}
+	list := canonjson.Open(canonjson.Get(ignored, "ignored_users"))
+	for {
+		key, _, ok := list.Next()
+		if !ok {
+			break
+		}
+		name, _ := canonjson.AppendText(nil, append(append([]byte{'"'}, key...), '"'))
+		if other := id.UserID(name); other != user {
+			if w.ignored == nil {
+				w.ignored = map[id.UserID]struct{}{}
+			}
+			w.ignored[other] = struct{}{}
+		}
+	}
+	action, _ := canonjson.String(canonjson.Get(invites, "default_action"))
+	w.noInvites = action == "block"
+	return w
+}
