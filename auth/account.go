@@ -256,7 +256,7 @@ func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase bool) er
 		s.nudgeDeactivations()
 	}
 	if s.cfg.Hooks.OnDeactivate != nil {
-		s.cfg.Hooks.OnDeactivate(ctx, user, erase)
+		s.cfg.Hooks.OnDeactivate(ctx, string(user), erase)
 	}
 	return nil
 }

@@ -44,6 +44,9 @@ type Config struct {
 	// Dependants are the parts of the server whose rows live and die with accounts and devices.
 	Dependants []Dependant
 
+	// LoggedOut is called when devices are gone, after the commit: what waits for one of them can end. It may not wait.
+	LoggedOut func(user id.UserID, devices []id.DeviceID)
+
 	Hooks Hooks
 
 	Log  *slog.Logger     // nil discards
@@ -84,20 +87,20 @@ type Dependant struct {
 	Deactivated func(tx *storage.Tx, at storage.Pos, user id.UserID, erase bool) error
 }
 
-// Hooks let the host watch and veto. A nil field is skipped.
+// Hooks let the host watch and veto. A nil field is skipped. Users are whole ids, such as @alice:example.org.
 type Hooks struct {
 	// CheckRegister may refuse a user who registers by returning an error, which the client sees as M_FORBIDDEN.
 	// It runs after interactive authentication, and not for users that the host or an administrator makes.
-	CheckRegister func(ctx context.Context, user id.UserID) error
+	CheckRegister func(ctx context.Context, user string) error
 
 	// CheckLogin may refuse somebody who proved to be user. The client sees the error as M_FORBIDDEN.
-	CheckLogin func(ctx context.Context, user id.UserID) error
+	CheckLogin func(ctx context.Context, user string) error
 
 	// The following are called after the commit, in no order between users.
-	OnRegister   func(ctx context.Context, user id.UserID, guest bool)
-	OnLogin      func(ctx context.Context, user id.UserID, device id.DeviceID)
-	OnLogout     func(ctx context.Context, user id.UserID, devices []id.DeviceID)
-	OnDeactivate func(ctx context.Context, user id.UserID, erase bool)
+	OnRegister   func(ctx context.Context, user string, guest bool)
+	OnLogin      func(ctx context.Context, user, device string)
+	OnLogout     func(ctx context.Context, user string, devices []string)
+	OnDeactivate func(ctx context.Context, user string, erase bool)
 }
 
 // Service is the package's part of the server. Its methods may be called from any number of goroutines.

@@ -96,10 +96,11 @@ func TestDependants(t *testing.T) {
 			},
 			Deactivated: func(_ *storage.Tx, _ storage.Pos, u id.UserID, erase bool) error { return note("gone %s %t", u, erase) },
 		}}
-		c.Hooks.OnLogout = func(_ context.Context, u id.UserID, gone []id.DeviceID) {
+		c.LoggedOut = func(u id.UserID, gone []id.DeviceID) { log = append(log, fmt.Sprintf("ended %s %v", u, gone)) }
+		c.Hooks.OnLogout = func(_ context.Context, u string, gone []string) {
 			log = append(log, fmt.Sprintf("out %s %v", u, gone))
 		}
-		c.Hooks.OnDeactivate = func(_ context.Context, u id.UserID, erase bool) {
+		c.Hooks.OnDeactivate = func(_ context.Context, u string, erase bool) {
 			log = append(log, fmt.Sprintf("off %s %t", u, erase))
 		}
 	})
@@ -114,7 +115,7 @@ func TestDependants(t *testing.T) {
 	s.call("PUT", client+"/devices/PHONE", alice.token, M{"display_name": "new"}).ok()
 	expect("renamed new")
 	s.post("/logout", phone.token, nil).ok()
-	expect("deleted @alice:example.org [PHONE]", "out @alice:example.org [PHONE]")
+	expect("deleted @alice:example.org [PHONE]", "ended @alice:example.org [PHONE]", "out @alice:example.org [PHONE]")
 
 	alice.again(M{"device_id": "PHONE"})
 	refuse = fmt.Errorf("the keys are in the way")
@@ -126,8 +127,8 @@ func TestDependants(t *testing.T) {
 
 	refuse, log = nil, nil
 	s.post("/account/password", alice.token, M{"auth": alice.proof(""), "new_password": "pw-alice"}).ok()
-	expect("deleted @alice:example.org [PHONE]", "out @alice:example.org [PHONE]")
+	expect("deleted @alice:example.org [PHONE]", "ended @alice:example.org [PHONE]", "out @alice:example.org [PHONE]")
 	s.post("/account/deactivate", alice.token, M{"auth": alice.proof(""), "erase": true}).ok()
 	expect("deleted @alice:example.org ["+alice.device+"]", "gone @alice:example.org true",
-		"out @alice:example.org ["+alice.device+"]", "off @alice:example.org true")
+		"ended @alice:example.org ["+alice.device+"]", "out @alice:example.org ["+alice.device+"]", "off @alice:example.org true")
 }

@@ -48,7 +48,7 @@ func (s *Service) enrol(ctx context.Context, e enrolment) (*Grant, error) {
 func (s *Service) enrolAs(ctx context.Context, e enrolment) (*Grant, error) {
 	user := e.account.User
 	if check := s.cfg.Hooks.CheckRegister; check != nil && e.check {
-		if err := check(ctx, user); err != nil {
+		if err := check(ctx, string(user)); err != nil {
 			return nil, mxerr.Forbidden.With("%v", err)
 		}
 	}
@@ -79,7 +79,7 @@ func (s *Service) enrolAs(ctx context.Context, e enrolment) (*Grant, error) {
 func (s *Service) onEnrolled(ctx context.Context, e enrolment, o *opening, gone []id.DeviceID) {
 	s.onLogout(ctx, o.User, gone)
 	if s.cfg.Hooks.OnRegister != nil {
-		s.cfg.Hooks.OnRegister(context.WithoutCancel(ctx), o.User, e.account.Guest)
+		s.cfg.Hooks.OnRegister(context.WithoutCancel(ctx), string(o.User), e.account.Guest)
 	}
 	if e.login != nil {
 		s.onLogin(ctx, o)

@@ -186,7 +186,7 @@ func (s *Service) loginAs(ctx context.Context, cred Credential, r LoginRequest, 
 		return nil, err
 	}
 	if check := s.cfg.Hooks.CheckLogin; check != nil {
-		if err := check(ctx, who.user); err != nil {
+		if err := check(ctx, string(who.user)); err != nil {
 			return nil, mxerr.Forbidden.With("%v", err)
 		}
 	}
@@ -240,7 +240,7 @@ func (s *Service) begin(ctx context.Context, r LoginRequest, seen httpapi.Seen, 
 
 func (s *Service) onLogin(ctx context.Context, o *opening) {
 	if s.cfg.Hooks.OnLogin != nil {
-		s.cfg.Hooks.OnLogin(context.WithoutCancel(ctx), o.User, o.Device)
+		s.cfg.Hooks.OnLogin(context.WithoutCancel(ctx), string(o.User), string(o.Device))
 	}
 }
 

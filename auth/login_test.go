@@ -151,7 +151,7 @@ func TestDeviceIDReserved(t *testing.T) {
 
 func TestCheckLogin(t *testing.T) {
 	s := newServer(t, func(c *auth.Config) {
-		c.Hooks.CheckLogin = func(_ context.Context, u id.UserID) error { return errors.New("not at night") }
+		c.Hooks.CheckLogin = func(context.Context, string) error { return errors.New("not at night") }
 	})
 	alice := s.user("alice")
 	require.Equal(t, "not at night", alice.login(nil).fails(403, "M_FORBIDDEN")["error"])

@@ -432,17 +432,64 @@ func TestGuestBecomesUser(t *testing.T) {
 	})
 }
 
+// Two who have the guest's token race: who comes second does not get the first one's account.
+func TestGuestUpgradeRace(t *testing.T) {
+	var s *server
+	var g *user
+	upgrade := func(password string) *answer {
+		return s.post("/register", "", M{"username": g.name, "password": password, "guest_access_token": g.token, "auth": dummy})
+	}
+	first := true
+	s = newServer(t, func(c *auth.Config) {
+		c.Hooks.CheckRegister = func(context.Context, string) error { // after the guest's token was looked at
+			if first {
+				first = false
+				upgrade("pw-" + g.name).ok()
+			}
+			return nil
+		}
+	})
+	g = guest(s)
+	upgrade("mine").fails(400, "M_USER_IN_USE")
+	g.login(nil).ok()
+}
+
+// A token that ends between its stage and the end of the registration: the session goes on with another one.
+func TestRegistrationTokenEndsMeanwhile(t *testing.T) {
+	var s *server
+	ctx := context.Background()
+	s = newServer(t, func(c *auth.Config) {
+		c.Registration.Mode = auth.WithToken
+		c.Hooks.CheckRegister = func(context.Context, string) error {
+			_ = s.auth.DeleteRegistrationToken(ctx, "first")
+			return nil
+		}
+	})
+	for _, token := range []string{"first", "second"} {
+		_, err := s.auth.CreateRegistrationToken(ctx, auth.RegistrationToken{Token: token})
+		require.NoError(t, err)
+	}
+	stage := func(session, token string) M {
+		return M{"auth": M{"type": "m.login.registration_token", "token": token, "session": session}}
+	}
+	session := s.post("/register", "", M{"username": "alice", "password": "x"}).asks("")
+	a := s.post("/register", "", stage(session, "first"))
+	require.Equal(t, session, a.asks("M_UNAUTHORIZED"))
+	require.Equal(t, []any{}, a.body["completed"])
+	require.Equal(t, "@alice:example.org", s.post("/register", "", stage(session, "second")).ok()["user_id"])
+}
+
 func TestHooksOfRegistration(t *testing.T) {
 	var seen []string
 	s := newServer(t, func(c *auth.Config) {
-		c.Hooks.CheckRegister = func(_ context.Context, u id.UserID) error {
+		c.Hooks.CheckRegister = func(_ context.Context, u string) error {
 			if u == "@spammer:example.org" {
 				return errors.New("no spam here")
 			}
 			return nil
 		}
-		c.Hooks.OnRegister = func(_ context.Context, u id.UserID, guest bool) { seen = append(seen, fmt.Sprintf("%s %t", u, guest)) }
-		c.Hooks.OnLogin = func(_ context.Context, u id.UserID, _ id.DeviceID) { seen = append(seen, fmt.Sprintf("%s in", u)) }
+		c.Hooks.OnRegister = func(_ context.Context, u string, guest bool) { seen = append(seen, fmt.Sprintf("%s %t", u, guest)) }
+		c.Hooks.OnLogin = func(_ context.Context, u, _ string) { seen = append(seen, fmt.Sprintf("%s in", u)) }
 	})
 	refused := s.post("/register", "", M{"username": "spammer", "password": "x", "auth": dummy}).fails(403, "M_FORBIDDEN")
 	require.Equal(t, "no spam here", refused["error"])

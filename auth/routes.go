@@ -4,38 +4,40 @@ import "github.com/embedmatrix/homeserver/internal/httpapi"
 
 // Routes returns the rows of this package.
 func (s *Service) Routes() []httpapi.Route {
-	limited, small := httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)
 	routes := []httpapi.Route{
 		httpapi.Handle(httpapi.Public, "GET /_matrix/client/versions", s.getVersions),
 		httpapi.Handle(httpapi.Public, "GET /.well-known/matrix/client", s.wellKnownClient),
 		httpapi.Handle(httpapi.Public, "GET /.well-known/matrix/server", s.wellKnownServer),
 		httpapi.Handle(httpapi.Public, "GET /.well-known/matrix/support", s.wellKnownSupport),
-		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v3/capabilities", s.getCapabilities, limited),
+		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v3/capabilities", s.getCapabilities, httpapi.RateLimited()),
 
-		httpapi.Handle(httpapi.Public, "GET /_matrix/client/v3/login", s.getLoginFlows, limited),
-		httpapi.Handle(httpapi.Public, "POST /_matrix/client/v3/login", s.login, limited, small),
-		httpapi.Handle(httpapi.Public, "POST /_matrix/client/v3/refresh", s.refresh, limited, small),
+		httpapi.Handle(httpapi.Public, "GET /_matrix/client/v3/login", s.getLoginFlows, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "POST /_matrix/client/v3/login", s.login, httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)),
+		httpapi.HandleRaw(httpapi.Public, "GET /_matrix/static/client/login/{$}", s.loginFallback),
+		httpapi.HandleRaw(httpapi.Public, "GET /_matrix/client/v3/auth/{authType}/fallback/web", s.stageFallback, httpapi.RateLimited()),
+		httpapi.HandleRaw(httpapi.Public, "POST /_matrix/client/v3/auth/{authType}/fallback/web", s.submitStage, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "POST /_matrix/client/v3/refresh", s.refresh, httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)),
 		httpapi.Handle(httpapi.Authed, "POST /_matrix/client/v3/logout", s.logout, httpapi.EvenLocked()),
 		httpapi.Handle(httpapi.Authed, "POST /_matrix/client/v3/logout/all", s.logoutAll, httpapi.EvenLocked()),
 
-		httpapi.Handle(httpapi.Public, "POST /_matrix/client/v3/register", s.register, limited, small),
-		httpapi.Handle(httpapi.Public, "GET /_matrix/client/v3/register/available", s.usernameAvailable, limited),
-		httpapi.Handle(httpapi.Public, "GET /_matrix/client/v1/register/m.login.registration_token/validity", s.registrationTokenValidity, limited),
+		httpapi.Handle(httpapi.Public, "POST /_matrix/client/v3/register", s.register, httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)),
+		httpapi.Handle(httpapi.Public, "GET /_matrix/client/v3/register/available", s.usernameAvailable, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "GET /_matrix/client/v1/register/m.login.registration_token/validity", s.registrationTokenValidity, httpapi.RateLimited()),
 
-		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/account/whoami", s.whoami, limited),
-		httpapi.Handle(httpapi.OptionalToken, "POST /_matrix/client/v3/account/password", s.changePassword, limited, small),
-		httpapi.Handle(httpapi.OptionalToken, "POST /_matrix/client/v3/account/deactivate", s.deactivate, limited, small),
+		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/account/whoami", s.whoami, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.OptionalToken, "POST /_matrix/client/v3/account/password", s.changePassword, httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)),
+		httpapi.Handle(httpapi.OptionalToken, "POST /_matrix/client/v3/account/deactivate", s.deactivate, httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)),
 
 		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/devices", s.getDevices),
 		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/devices/{deviceId}", s.getDevice),
-		httpapi.Handle(httpapi.GuestOK, "PUT /_matrix/client/v3/devices/{deviceId}", s.updateDevice, small),
-		httpapi.Handle(httpapi.Authed, "DELETE /_matrix/client/v3/devices/{deviceId}", s.deleteDevice, limited, small),
-		httpapi.Handle(httpapi.Authed, "POST /_matrix/client/v3/delete_devices", s.deleteSeveral, limited, small),
+		httpapi.Handle(httpapi.GuestOK, "PUT /_matrix/client/v3/devices/{deviceId}", s.updateDevice, httpapi.MaxBody(maxInteractiveBody)),
+		httpapi.Handle(httpapi.Authed, "DELETE /_matrix/client/v3/devices/{deviceId}", s.deleteDevice, httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)),
+		httpapi.Handle(httpapi.Authed, "POST /_matrix/client/v3/delete_devices", s.deleteSeveral, httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)),
 	}
 	if s.cfg.Registration.SharedSecret != "" {
 		routes = append(routes,
 			httpapi.Handle(httpapi.Public, "GET /_synapse/admin/v1/register", s.registerNonce),
-			httpapi.Handle(httpapi.Public, "POST /_synapse/admin/v1/register", s.registerBySecret, small),
+			httpapi.Handle(httpapi.Public, "POST /_synapse/admin/v1/register", s.registerBySecret, httpapi.MaxBody(maxInteractiveBody)),
 		)
 	}
 	return routes

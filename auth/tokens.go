@@ -315,9 +315,20 @@ func (s *Service) deleteDevices(tx *storage.Tx, at storage.Pos, user id.UserID, 
 }
 
 func (s *Service) onLogout(ctx context.Context, user id.UserID, devices []id.DeviceID) {
-	if len(devices) > 0 && s.cfg.Hooks.OnLogout != nil {
-		s.cfg.Hooks.OnLogout(context.WithoutCancel(ctx), user, devices)
+	if len(devices) == 0 {
+		return
 	}
+	if s.cfg.LoggedOut != nil {
+		s.cfg.LoggedOut(user, devices)
+	}
+	if s.cfg.Hooks.OnLogout == nil {
+		return
+	}
+	names := make([]string, len(devices))
+	for i, d := range devices {
+		names[i] = string(d)
+	}
+	s.cfg.Hooks.OnLogout(context.WithoutCancel(ctx), string(user), names)
 }
 
 // SoftLogout ends the tokens of user but none of the devices: clients ask for the password and go on with their keys.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -203,17 +204,66 @@ func TestSessionsForgotten(t *testing.T) {
 	}
 }
 
+// slowReads is an engine whose snapshots end when they may.
+type slowReads struct {
+	storage.Engine
+	gate atomic.Pointer[gate] // nil: at once
+}
+
+type gate struct{ reached, open chan struct{} }
+
+type slowConn struct {
+	storage.Conn
+	gate *gate
+}
+
+func (e *slowReads) Begin(ctx context.Context, readOnly bool) (storage.Conn, error) {
+	conn, err := e.Engine.Begin(ctx, readOnly)
+	if g := e.gate.Load(); g != nil && readOnly && err == nil {
+		e.gate.Store(nil)
+		return slowConn{conn, g}, nil
+	}
+	return conn, err
+}
+
+func (c slowConn) Rollback() error {
+	err := c.Conn.Rollback()
+	close(c.gate.reached)
+	<-c.gate.open
+	return err
+}
+
+// What was read before a change and comes after it must not be remembered.
+func TestSessionReadBeforeLogout(t *testing.T) {
+	engine := &slowReads{Engine: sqlite.Memory()}
+	db, err := storage.Open(context.Background(), engine)
+	require.NoError(t, err)
+	defer db.Close()
+	s := newServerOn(t, db)
+	alice := s.user("alice")
+
+	g := &gate{make(chan struct{}), make(chan struct{})}
+	engine.gate.Store(g)
+	read := make(chan int)
+	go func() { read <- s.whoami(alice.token).status }()
+	<-g.reached
+	require.NoError(t, s.auth.LogoutAll(context.Background(), alice.id))
+	close(g.open)
+	require.Equal(t, 200, <-read) // it came before the logout
+	s.whoami(alice.token).fails(401, "M_UNKNOWN_TOKEN")
+}
+
 // A login that was proven with the old password must not survive its change.
 func TestLoginDuringPasswordChange(t *testing.T) {
 	var s *server
 	changed := false
 	s = newServer(t, func(c *auth.Config) {
-		c.Hooks.CheckLogin = func(ctx context.Context, u id.UserID) error { // after the password was compared
+		c.Hooks.CheckLogin = func(ctx context.Context, u string) error { // after the password was compared
 			if changed {
 				return nil
 			}
 			changed = true
-			return s.auth.SetPassword(ctx, u, "new", true)
+			return s.auth.SetPassword(ctx, id.UserID(u), "new", true)
 		}
 	})
 	alice := s.user("alice")

@@ -41,6 +41,9 @@ func TestProofByPassword(t *testing.T) {
 
 	s.deleteDevice(alice.token, "PHONE", M{"auth": eve.proof(session)}).fails(403, "M_FORBIDDEN")
 	s.deleteDevice(alice.token, "PHONE", M{"auth": eve.proof("")}).fails(403, "M_FORBIDDEN")
+	guess := eve.proof(session)
+	guess["password"] = "wrong" // whether somebody else's password is right is not told
+	s.deleteDevice(alice.token, "PHONE", M{"auth": guess}).fails(403, "M_FORBIDDEN")
 	s.deleteDevice(alice.token, "PHONE", M{"auth": M{"type": "m.login.dummy", "session": session}}).asks("M_FORBIDDEN")
 	s.deleteDevice(alice.token, "PHONE", M{"auth": M{"type": "m.login.password", "session": session}}).fails(400, "M_MISSING_PARAM")
 	s.deleteDevice(alice.token, "PHONE", M{"auth": M{"type": "m.login.password", "password": 1, "user": "alice"}}).fails(400, "M_BAD_JSON")
