@@ -453,6 +453,9 @@ func (rd *reader) appendEvents(ctx context.Context, dst []byte, events []*roomst
 
 // appendState appends a list of events of a state that the user may read.
 func (rd *reader) appendState(ctx context.Context, dst []byte, events []*roomstate.Event) ([]byte, error) {
+	if err := rd.Prepare(ctx, events); err != nil {
+		return nil, err
+	}
 	return appendList(dst, events, func(dst []byte, e *roomstate.Event) ([]byte, error) {
 		return rd.AppendState(ctx, dst, e, true)
 	})

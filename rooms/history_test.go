@@ -3,6 +3,7 @@ package rooms_test
 import (
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"testing"
@@ -527,3 +528,45 @@ func TestHistoryAfterRestart(t *testing.T) {
 	hs.Restart()
 	require.Equal(t, before, reads())
 }
+
+// What is told of an event does not depend on how many others are told beside it, or on what is in memory.
+func TestEventsLookTheSameInEveryPage(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	room := alice.CreateRoom(homeservertest.Public)
+	for i, visibility := range []string{"joined", "shared", "invited", "world_readable", "joined", "shared"} {
+		alice.SetState(room, "m.room.history_visibility", "", map[string]any{"history_visibility": visibility}).WantOK()
+		for k := range 8 {
+			alice.SetState(room, "m.x", strconv.Itoa(k), map[string]any{"a": i}).WantOK()
+		}
+		alice.Redact(room, alice.Send(room, "gone")).WantOK()
+		if i%2 == 1 {
+			bob.MustJoin(room)
+		} else {
+			bob.Leave(room)
+		}
+	}
+	for _, u := range []*homeservertest.User{alice, bob} {
+		read := func(limit string) []string {
+			hs.Restart()
+			var list []string
+			q := url.Values{"dir": {"f"}, "limit": {limit}}
+			for more := true; more; {
+				r := u.Messages(room, q).WantOK()
+				for _, e := range r.Get("chunk").Array() {
+					list = append(list, age.ReplaceAllString(e.Raw, ""))
+				}
+				q.Set("from", r.Get("end").String())
+				more = r.Get("end").Exists()
+			}
+			return list
+		}
+		whole := read("1000")
+		require.Greater(t, len(whole), 10)
+		require.Equal(t, whole, read("1"))
+		require.Equal(t, whole, read("9"))
+	}
+}
+
+// age is what differs between two looks at an event.
+var age = regexp.MustCompile(`"age":\d+,`)

@@ -194,6 +194,9 @@ func (rd *reader) collect(ctx context.Context, st stretch, limit int, f *filter.
 		if err != nil {
 			return st, err
 		}
+		if err := rd.Prepare(ctx, events); err != nil {
+			return st, err
+		}
 		for _, e := range events {
 			st.next = behind(e)
 			ok, err := rd.takes(ctx, e, f)

@@ -180,13 +180,15 @@ func (r *Room) StateEvent(ctx context.Context, root Root, eventType, stateKey st
 // MembershipIn returns a user's membership in a state, "leave" when it has none.
 func (r *Room) MembershipIn(ctx context.Context, root Root, user id.UserID) (string, error) {
 	e, err := r.StateEvent(ctx, root, "m.room.member", string(user))
-	if err != nil || e == nil {
-		return "leave", err
+	return membershipOf(e), err
+}
+
+// membershipOf is what a member event says, "leave" when there is none.
+func membershipOf(e *Event) string {
+	if e == nil || e.Membership() == "" {
+		return "leave"
 	}
-	if m := e.Membership(); m != "" {
-		return m, nil
-	}
-	return "leave", nil
+	return e.Membership()
 }
 
 // State returns all events of a state, in the order in which their keys first came up.
