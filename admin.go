@@ -6,10 +6,14 @@ import (
 
 	"github.com/embedmatrix/homeserver/auth"
 	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
 )
 
 // ErrNotRunning is the answer of calls before Start and after Close.
 var ErrNotRunning = errors.New("homeserver: not running")
+
+// ErrUserInUse is the answer of CreateUser for a name that is or was in use.
+var ErrUserInUse error = mxerr.UserInUse
 
 // NewUser is an account to be made.
 type NewUser = auth.NewUser
@@ -32,7 +36,7 @@ func (a *Admin) auth() (*auth.Service, error) {
 }
 
 // CreateUser makes an account, whatever Registration says, and returns its user id. A name that is or was in
-// use is an error.
+// use is ErrUserInUse.
 func (a *Admin) CreateUser(ctx context.Context, u NewUser) (userID string, err error) {
 	s, err := a.auth()
 	if err != nil {

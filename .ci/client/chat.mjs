@@ -27,7 +27,7 @@ export async function chat({ url, routes, stepMs, log, owner }) {
 const steps = {
     "the server says its versions and how to log in": async (s) => {
         const anyone = s.anyone();
-        assert.ok((await anyone.getVersions()).versions.includes("v1.11"));
+        assert.ok(await anyone.isVersionSupported("v1.1"));
         const { flows } = await anyone.loginFlows();
         assert.ok(flows.some((flow) => flow.type === "m.login.password"), "no password flow");
     },
@@ -119,9 +119,10 @@ const steps = {
         const room = await s.until(() => s.second.getRoom(s.room));
         const timeline = () => room.getLiveTimeline().getEvents();
         assert.ok(timeline().length <= page, "the first sync gave more than was asked for");
-        for (let before = -1; timeline()[0].getType() !== "m.room.create"; before = timeline().length) {
-            assert.notEqual(timeline().length, before, "a page added nothing");
+        while (timeline()[0].getType() !== "m.room.create") {
+            const before = timeline().length;
             await s.second.scrollback(room, page);
+            assert.ok(timeline().length > before, "a page added nothing");
         }
         const ids = timeline().map((event) => event.getId());
         assert.equal(new Set(ids).size, ids.length, "an event came twice");
@@ -194,21 +195,27 @@ const steps = {
         await assert.rejects(s.bob.getRoomIdForAlias(alias), (err) => err.errcode === "M_NOT_FOUND");
     },
 
-    "bob is kicked, banned, let in again and leaves": async (s) => {
-        const membership = () => s.bob.getRoom(s.room)?.getMyMembership();
+    "bob is kicked, comes back, is banned, let in again and leaves": async (s) => {
+        const seen = (client) => client.getRoom(s.room)?.getMember(s.ids.bob)?.membership;
+        const own = () => s.bob.getRoom(s.room)?.getMyMembership();
+        const back = async () => {
+            await s.alice.invite(s.room, s.ids.bob);
+            await s.until(() => own() === "invite");
+            await s.bob.joinRoom(s.room);
+            await s.until(() => own() === "join" && seen(s.alice) === "join");
+        };
         await s.alice.kick(s.room, s.ids.bob, "out");
-        await s.until(() => membership() === "leave");
+        await s.until(() => own() === "leave" && seen(s.alice) === "leave");
+        await back();
         await s.alice.ban(s.room, s.ids.bob, "and stay out");
-        await s.until(() => membership() === "ban");
+        await s.until(() => own() === "ban" && seen(s.alice) === "ban");
+        await assert.rejects(s.bob.joinRoom(s.room), (err) => err.errcode === "M_FORBIDDEN");
         await s.alice.unban(s.room, s.ids.bob);
-        await s.until(() => membership() === "leave");
-        await s.alice.invite(s.room, s.ids.bob);
-        await s.until(() => membership() === "invite");
-        await s.bob.joinRoom(s.room);
-        await s.until(() => membership() === "join");
+        await s.until(() => seen(s.alice) === "leave");
+        await back();
         await s.deliver(s.alice, s.bob, "welcome back");
         await s.bob.leave(s.room);
-        await s.until(() => s.alice.getRoom(s.room).getMember(s.ids.bob).membership === "leave");
+        await s.until(() => seen(s.alice) === "leave");
         await s.bob.forget(s.room);
         assert.deepEqual((await s.bob.getJoinedRooms()).joined_rooms, []);
     },
@@ -291,7 +298,8 @@ class Story {
     async live(user, options = {}) {
         const client = await this.logIn(user, password);
         this.#clients.push(client);
-        await client.startClient({ initialSyncLimit: 20, ...options });
+        // Detached: a local echo never stands in for the event in a timeline.
+        await client.startClient({ initialSyncLimit: 20, pendingEventOrdering: "detached", ...options });
         await this.until(() => client.getSyncState() === "SYNCING");
         return client;
     }

@@ -7,7 +7,6 @@ const patterns = [
     [/\/rooms\/[^/]+\/typing\/[^/]+$/, "/rooms/{roomId}/typing/{userId}"],
     [/\/rooms\/[^/]+\/receipt\/[^/]+\/[^/]+$/, "/rooms/{roomId}/receipt/{receiptType}/{eventId}"],
     [/\/rooms\/[^/]+\/(event|context)\/[^/]+$/, "/rooms/{roomId}/$1/{eventId}"],
-    [/\/rooms\/[^/]+\/([a-z_]+)$/, "/rooms/{roomId}/$1"],
     [/\/join\/[^/]+$/, "/join/{roomIdOrAlias}"],
     [/\/directory\/room\/[^/]+$/, "/directory/room/{roomAlias}"],
     [/\/user\/[^/]+\/rooms\/[^/]+\/tags\/[^/]+$/, "/user/{userId}/rooms/{roomId}/tags/{tag}"],
@@ -19,6 +18,7 @@ const patterns = [
     [/\/profile\/[^/]+\/[^/]+$/, "/profile/{userId}/{keyName}"],
     [/\/profile\/[^/]+$/, "/profile/{userId}"],
     [/\/devices\/[^/]+$/, "/devices/{deviceId}"],
+    [/\/rooms\/[^/]+\/([a-z_]+)$/, "/rooms/{roomId}/$1"],
 ];
 
 // route names the route of a request: "PUT /_matrix/client/v3/rooms/{roomId}/typing/{userId}".
