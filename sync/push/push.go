@@ -6,20 +6,8 @@
 // Spec: https://spec.matrix.org/latest/client-server-api/#push-notifications
 package push
 
-import "github.com/embedmatrix/homeserver/internal/httpapi"
-
 // Service answers the push endpoints.
 type Service struct{}
 
 // New returns the service. It starts nothing and does no I/O.
 func New() *Service { return &Service{} }
-
-// Routes returns the rows of the route table.
-func (s *Service) Routes() []httpapi.Route {
-	return []httpapi.Route{
-		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v3/pushrules/{$}", s.getPushRules,
-			httpapi.Also("GET /_matrix/client/v3/pushrules")),
-		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v3/pushrules/global/{$}", s.getPushRulesGlobal,
-			httpapi.Also("GET /_matrix/client/v3/pushrules/global")),
-	}
-}
