@@ -98,7 +98,7 @@ func TestRedact(t *testing.T) {
 		bob.MustJoin(room)
 		hers, his := alice.Send(room, "hers"), bob.Send(room, "his")
 		bob.Redact(room, hers).WantError(403, "M_FORBIDDEN")
-		bob.Redact(room, "$unknown").WantError(404, "M_NOT_FOUND")
+		bob.Redact(room, "$unknown:"+homeservertest.Name).WantError(404, "M_NOT_FOUND")
 		bob.Redact(room, his).WantOK()
 		alice.SendEvent(room, "m.room.redaction", map[string]any{"redacts": hers, "reason": "r"}).WantOK()
 		hs.Restart()

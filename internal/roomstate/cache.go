@@ -75,6 +75,7 @@ func (c *Cache) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
 		if mine {
 			e.room, e.err = c.load(context.WithoutCancel(ctx), roomID)
 			c.loaded(e)
+			return e.room, e.err // fresh, even if others have pushed it out again
 		}
 		select {
 		case <-e.ready:
@@ -115,9 +116,9 @@ func (c *Cache) loaded(e *entry) {
 	c.evictLocked()
 }
 
-// evictLocked drops the rooms that were not used for longest and that nobody writes.
+// evictLocked drops the rooms that were not used for longest and that nobody writes, but for the newest.
 func (c *Cache) evictLocked() {
-	for el := c.order.Back(); el != nil && c.bytes > c.limits.Rooms; {
+	for el := c.order.Back(); el != nil && el != c.order.Front() && c.bytes > c.limits.Rooms; {
 		e := el.Value.(*entry)
 		el = el.Prev()
 		if e.room != nil && e.room.pins.Load() == 0 {

@@ -52,11 +52,6 @@ type engine struct {
 
 func (e *engine) Dialect() storage.Dialect { return storage.PostgreSQL }
 
-var (
-	snapshot = &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
-	writing  = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
-)
-
 // Begin takes a connection and begins a transaction on it.
 func (e *engine) Begin(ctx context.Context, readOnly bool) (storage.Conn, error) {
 	e.open.RLock()
@@ -76,12 +71,12 @@ func (e *engine) begin(ctx context.Context, readOnly bool) (*transaction, error)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
-	options := writing
+	options := sql.TxOptions{Isolation: sql.LevelReadCommitted}
 	if readOnly {
-		options = snapshot
+		options = sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
 	}
 	// A transaction ends with the context that began it, so this one must not end.
-	tx, err := conn.BeginTx(context.WithoutCancel(ctx), options)
+	tx, err := conn.BeginTx(context.WithoutCancel(ctx), &options)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("postgres: %w", err), conn.Close())
 	}

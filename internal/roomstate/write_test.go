@@ -1,0 +1,187 @@
+package roomstate_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/embedmatrix/homeserver/internal/event"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/notify"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
+	"github.com/embedmatrix/homeserver/internal/roomversion"
+	"github.com/embedmatrix/homeserver/internal/signing"
+	"github.com/embedmatrix/homeserver/storage"
+	"github.com/embedmatrix/homeserver/storage/sqlite"
+)
+
+// world is a cache over a database whose commits can be made to fail.
+type world struct {
+	t      *testing.T
+	db     *storage.DB
+	cache  *roomstate.Cache
+	key    signing.Key
+	rules  *roomversion.Rules
+	faulty *faulty
+}
+
+// faulty is an engine whose next commits of writes fail.
+type faulty struct {
+	storage.Engine
+	commits atomic.Int64
+}
+
+func (f *faulty) Begin(ctx context.Context, readOnly bool) (storage.Conn, error) {
+	c, err := f.Engine.Begin(ctx, readOnly)
+	if err != nil || readOnly {
+		return c, err
+	}
+	return &faultyConn{c, f}, nil
+}
+
+type faultyConn struct {
+	storage.Conn
+	f *faulty
+}
+
+func (c *faultyConn) Commit() error {
+	if c.f.commits.Add(-1) >= 0 {
+		return errors.New("planted")
+	}
+	return c.Conn.Commit()
+}
+
+func newWorld(t *testing.T, limits roomstate.Limits) *world {
+	t.Helper()
+	faulty := &faulty{Engine: sqlite.Memory()}
+	db, err := storage.Open(context.Background(), faulty)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	key, err := signing.Generate(rand.Reader)
+	require.NoError(t, err)
+	rules, _ := roomversion.Get("11")
+	return &world{t, db, roomstate.NewCache(db, notify.New(0), limits), key, rules, faulty}
+}
+
+// event makes an event on a writer's head; who may send it is not asked here.
+func (w *world) event(wr *roomstate.Writer, room id.RoomID, eventType string, stateKey *string, content string) *event.Event {
+	w.t.Helper()
+	d := event.Draft{
+		Room: room, Sender: "@a:x", Type: eventType, StateKey: stateKey, Content: []byte(content), Depth: 1, Rules: w.rules,
+	}
+	if wr != nil {
+		for _, x := range wr.Extremities() {
+			d.PrevEvents, d.Depth = append(d.PrevEvents, x.ID), x.Depth+1
+		}
+	}
+	ev, err := event.Build(d, "x", w.key)
+	require.NoError(w.t, err)
+	return ev
+}
+
+func (w *world) create(room id.RoomID) {
+	w.t.Helper()
+	wr, err := w.cache.Create(context.Background(), room, w.rules)
+	require.NoError(w.t, err)
+	key := ""
+	require.NoError(w.t, wr.Propose(w.event(nil, room, "m.room.create", &key, `{"room_version":"11"}`), roomstate.Meta{}))
+	p := wr.Queue()
+	wr.Unlock()
+	require.NoError(w.t, p.Wait(context.Background()))
+}
+
+func (w *world) send(room id.RoomID, eventType string, stateKey *string, content string) (*roomstate.Event, error) {
+	w.t.Helper()
+	ctx := context.Background()
+	wr, err := w.cache.Lock(ctx, room)
+	require.NoError(w.t, err)
+	require.NoError(w.t, wr.Propose(w.event(wr, room, eventType, stateKey, content), roomstate.Meta{}))
+	p := wr.Queue()
+	wr.Unlock()
+	return p.Events[0], p.Wait(ctx)
+}
+
+// What a reader finds in memory and what it reads back from storage are the same.
+func TestViewIsWhatIsStored(t *testing.T) {
+	w := newWorld(t, roomstate.Limits{})
+	w.create("!r:x")
+	user := "@a:x"
+	for i := range 400 {
+		_, err := w.send("!r:x", "m.room.message", nil, fmt.Sprintf(`{"n":%d}`, i))
+		require.NoError(t, err)
+		if i%50 == 0 {
+			_, err := w.send("!r:x", "m.room.member", &user, fmt.Sprintf(`{"membership":"join","n":%d}`, i))
+			require.NoError(t, err)
+		}
+	}
+	ctx := context.Background()
+	fresh := roomstate.NewCache(w.db, notify.New(0), roomstate.Limits{Events: 1, Nodes: 1})
+	for _, after := range []int64{0, 5, 200, 390, 405} {
+		var got [2][]id.EventID
+		var roots [2]roomstate.Root
+		for i, c := range []*roomstate.Cache{w.cache, fresh} {
+			r, err := c.Room(ctx, "!r:x")
+			require.NoError(t, err)
+			list, _, err := r.Timeline(ctx, after, w.db.Published(), 1000)
+			require.NoError(t, err)
+			for _, e := range list {
+				got[i] = append(got[i], e.ID)
+			}
+			roots[i], err = r.StateAt(ctx, after)
+			require.NoError(t, err)
+			m, ok := r.Member("@a:x")
+			require.True(t, ok)
+			require.Equal(t, "join", m.Membership)
+		}
+		require.Equal(t, got[0], got[1], "since %d", after)
+		require.Len(t, got[0], int(w.db.Published()-after), "since %d", after)
+		require.Equal(t, roots[0], roots[1], "state at %d", after)
+	}
+}
+
+// An act that is refused leaves nothing in memory: the room goes on from what is stored.
+func TestRefusedActIsForgotten(t *testing.T) {
+	w := newWorld(t, roomstate.Limits{})
+	w.create("!r:x")
+	first, err := w.send("!r:x", "m.room.message", nil, `{"n":1}`)
+	require.NoError(t, err)
+	w.faulty.commits.Store(1)
+	name := ""
+	lost, err := w.send("!r:x", "m.room.name", &name, `{"name":"lost"}`)
+	require.Error(t, err)
+
+	next, err := w.send("!r:x", "m.room.message", nil, `{"n":2}`)
+	require.NoError(t, err)
+	require.Equal(t, []id.EventID{first.ID}, next.PrevEvents, "the refused event is nobody's predecessor")
+	r, err := w.cache.Room(context.Background(), "!r:x")
+	require.NoError(t, err)
+	_, err = r.EventByID(context.Background(), lost.ID)
+	require.ErrorIs(t, err, storage.ErrNotFound)
+	e, err := r.StateEvent(context.Background(), r.View().State, "m.room.name", "")
+	require.NoError(t, err)
+	require.Nil(t, e)
+}
+
+// A bound of nothing keeps working, with rooms coming and going.
+func TestEviction(t *testing.T) {
+	w := newWorld(t, roomstate.Limits{Rooms: 1, Events: 1, Nodes: 1})
+	for i := range 5 {
+		w.create(id.RoomID(fmt.Sprintf("!r%d:x", i)))
+	}
+	for n := range 40 {
+		_, err := w.send(id.RoomID(fmt.Sprintf("!r%d:x", n%5)), "m.room.message", nil, `{}`)
+		require.NoError(t, err)
+	}
+	for i := range 5 {
+		r, err := w.cache.Room(context.Background(), id.RoomID(fmt.Sprintf("!r%d:x", i)))
+		require.NoError(t, err)
+		list, _, err := r.Timeline(context.Background(), 0, w.db.Published(), 100)
+		require.NoError(t, err)
+		require.Len(t, list, 9)
+	}
+}
