@@ -14,7 +14,7 @@ import (
 // SB-25, SB-26.
 func TestVersions(t *testing.T) {
 	s := newServer(t)
-	for _, token := range []string{"", "nonsense"} {
+	for _, token := range []string{"", s.user("alice").token, guest(s).token} {
 		body := s.call("GET", "/_matrix/client/versions", token, nil).ok()
 		require.Contains(t, body["versions"], "r0.6.1")
 		require.Contains(t, body["versions"], "v1.1")

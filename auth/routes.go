@@ -5,7 +5,7 @@ import "github.com/embedmatrix/homeserver/internal/httpapi"
 // Routes returns the rows of this package.
 func (s *Service) Routes() []httpapi.Route {
 	routes := []httpapi.Route{
-		httpapi.Handle(httpapi.Public, "GET /_matrix/client/versions", s.getVersions),
+		httpapi.Handle(httpapi.OptionalToken, "GET /_matrix/client/versions", s.getVersions),
 		httpapi.Handle(httpapi.Public, "GET /.well-known/matrix/client", s.wellKnownClient),
 		httpapi.Handle(httpapi.Public, "GET /.well-known/matrix/server", s.wellKnownServer),
 		httpapi.Handle(httpapi.Public, "GET /.well-known/matrix/support", s.wellKnownSupport),
