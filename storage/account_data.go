@@ -65,3 +65,16 @@ func scanAccountData(row *sql.Rows, d *AccountData) error {
 	d.Type = string(typ)
 	return err
 }
+
+const deleteAccountDataOf = `DELETE FROM mx_account_data WHERE user_id = $1`
+
+const deleteFiltersOf = `DELETE FROM mx_filters WHERE user_id = $1`
+
+// DeleteAccountDataOf forgets all account data and filters of a user, who has been deactivated.
+func (tx *Tx) DeleteAccountDataOf(user id.UserID) error {
+	if _, err := tx.exec(deleteAccountDataOf, user); err != nil {
+		return err
+	}
+	_, err := tx.exec(deleteFiltersOf, user)
+	return err
+}
