@@ -570,3 +570,36 @@ func TestEventsLookTheSameInEveryPage(t *testing.T) {
 
 // age is what differs between two looks at an event.
 var age = regexp.MustCompile(`"age":\d+,`)
+
+// HV-08: what an erased user sent is redacted for those who were not there when it was sent.
+func TestErasedUser(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob, carol := hs.User("alice"), hs.User("bob"), hs.User("carol")
+	room := alice.CreateRoom(homeservertest.Public)
+	bob.MustJoin(room)
+	sent := alice.Send(room, "body")
+	carol.MustJoin(room)
+	alice.Send(room, "later")
+	setField(alice, "displayname", "Alice").WantOK()
+	setField(alice, "displayname", "Alicia").WantOK()
+	sees := func(u *homeservertest.User) []string {
+		return bodies(u.Messages(room, url.Values{"dir": {"f"}, "limit": {"100"}}).WantOK().Get("chunk"))
+	}
+	require.Equal(t, []string{"body", "later"}, sees(carol))
+	alice.Do("POST", v3+"/account/deactivate", map[string]any{"erase": true, "auth": map[string]any{
+		"type": "m.login.password", "password": alice.Password, "identifier": map[string]any{"type": "m.id.user", "user": alice.ID},
+	}}).WantOK()
+	for range 2 {
+		require.Equal(t, []string{"body", "later"}, sees(bob))
+		require.Equal(t, []string{"later"}, sees(carol))
+		r := carol.Do("GET", inRoom(room, "event", sent), nil).WantOK()
+		require.JSONEq(t, `{}`, r.Get("content").Raw)
+		hs.Restart()
+	}
+	dora := hs.User("dora")
+	dora.Do("GET", profilePath(alice.ID), nil).WantError(404, "M_NOT_FOUND")
+	dora.MustJoin(room)
+	r := dora.Messages(room, url.Values{"dir": {"f"}, "limit": {"100"}}).WantOK()
+	require.Empty(t, bodies(r.Get("chunk")))
+	require.NotContains(t, string(r.Body), `"Alice"`, "prev_content neither")
+}

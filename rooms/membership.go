@@ -253,7 +253,7 @@ func (s *Service) SetMembership(ctx context.Context, c Change) error {
 	if err != nil {
 		return err
 	}
-	return s.act(ctx, c.Room, func(w *roomstate.Writer) (bool, error) {
+	err = s.act(ctx, c.Room, func(w *roomstate.Writer) (bool, error) {
 		done, err := alreadySo(w, &c)
 		if done || err != nil {
 			return false, err
@@ -273,6 +273,10 @@ func (s *Service) SetMembership(ctx context.Context, c Change) error {
 		})
 		return err == nil, err
 	})
+	if err == nil && c.Membership != "join" {
+		s.Typing.Set(c.Room, c.Target, 0) // who is out of the room no longer types there
+	}
+	return err
 }
 
 // alreadySo reports whether nothing has to be done, or why it cannot be.
@@ -486,7 +490,11 @@ func (s *Service) updateMember(ctx context.Context, room id.RoomID, user id.User
 			return false, err
 		}
 		key := string(user)
-		_, err = s.append(w, Draft{Room: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: content})
+		d := Draft{Room: room, Sender: user, Type: "m.room.member", StateKey: &key, Content: content}
+		if known, err := unchanged(w, &d); err != nil || known != "" {
+			return false, err
+		}
+		_, err = s.append(w, d)
 		return err == nil, err
 	})
 }
@@ -494,6 +502,13 @@ func (s *Service) updateMember(ctx context.Context, room id.RoomID, user id.User
 // LeaveAll lets a user leave every room and turn down every invite, as a deactivated account must. One room
 // that cannot be left does not keep the others; the errors are joined.
 func (s *Service) LeaveAll(ctx context.Context, user id.UserID, reason string) error {
+	account, _, err := s.account(ctx, user)
+	if err != nil {
+		return err
+	}
+	if account.Erased {
+		s.Cache.Erase(user)
+	}
 	u, err := s.Cache.RoomsOf(ctx, user)
 	if err != nil {
 		return err

@@ -242,6 +242,16 @@ func (s *Service) checkKnown(ctx context.Context, user id.UserID) error {
 	return err
 }
 
+// Deactivated removes the profile of a user who asked to be forgotten, in the transaction that ends the account.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3accountdeactivate
+func (s *Service) Deactivated(tx *storage.Tx, _ storage.Pos, user id.UserID, erase bool) error {
+	if !erase {
+		return nil
+	}
+	return tx.DeleteProfile(user)
+}
+
 // appendFields appends a profile as an object.
 func appendFields(dst []byte, fields []storage.ProfileField) []byte {
 	dst = append(dst, '{')

@@ -198,6 +198,9 @@ func (rd *reader) collect(ctx context.Context, st stretch, limit int, f *filter.
 			return st, err
 		}
 		for _, e := range events {
+			if e.Pos > rd.upTo {
+				return st, nil // it will be told of once it is published
+			}
 			st.next = behind(e)
 			ok, err := rd.takes(ctx, e, f)
 			if err != nil {
@@ -221,7 +224,7 @@ func (rd *reader) collect(ctx context.Context, st stretch, limit int, f *filter.
 
 // takes reports whether an event is told: it passes the filter, and the user may see it.
 func (rd *reader) takes(ctx context.Context, e *roomstate.Event, f *filter.RoomEventFilter) (bool, error) {
-	if e.Pos > rd.upTo || !f.Passes(e.Type, e.Sender, e.Content()) {
+	if !f.Passes(e.Type, e.Sender, e.Content()) {
 		return false, nil
 	}
 	_, ok, err := rd.See(ctx, e)

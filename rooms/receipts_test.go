@@ -205,6 +205,10 @@ func TestTyping(t *testing.T) {
 	bob.Do("PUT", path(bob.ID), map[string]any{"typing": true, "timeout": "x"}).WantError(400, "M_BAD_JSON")
 	carol := hs.User("carol")
 	carol.Do("PUT", path(carol.ID), map[string]any{"typing": true}).WantError(403, "M_FORBIDDEN")
+	list, since = typists(alice, since)
+	require.JSONEq(t, `["`+bob.ID+`"]`, list)
 	bob.MustLeave(room)
+	list, _ = typists(alice, since)
+	require.JSONEq(t, `[]`, list, "who has left no longer types")
 	bob.Do("PUT", path(bob.ID), map[string]any{"typing": true}).WantError(403, "M_FORBIDDEN")
 }

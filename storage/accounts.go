@@ -44,6 +44,13 @@ func (tx *Tx) AccountsLeaving() ([]Account, error) {
 	return collect(tx, scanAccount, selectAccountsLeaving)
 }
 
+const selectErasedUsers = `SELECT user_id FROM mx_accounts WHERE erased`
+
+// ErasedUsers returns the users who asked to be forgotten, in no order.
+func (tx *Tx) ErasedUsers() ([]id.UserID, error) {
+	return collect(tx, value[id.UserID], selectErasedUsers)
+}
+
 const insertAccount = `
 	INSERT INTO mx_accounts (user_id, password_hash, created_ms, guest, admin, deactivated, erased, locked, suspended, leaving, terms)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)

@@ -53,7 +53,8 @@ func (u *UserRooms) set(m Membership) {
 
 // users caches the rooms of users.
 type users struct {
-	db *storage.DB
+	db     *storage.DB
+	erased erased
 
 	mu sync.Mutex // guards the following
 	// known are the loaded lists; loading says for a list being loaded whether it has changed meanwhile.

@@ -26,6 +26,9 @@ type Viewer struct {
 // Viewer returns a reader of the room as it is at position upTo.
 func (r *Room) Viewer(ctx context.Context, user id.UserID, device id.DeviceID, now time.Time, upTo storage.Pos) (*Viewer, error) {
 	v := &Viewer{Room: r, User: user, Device: device, Now: now, before: map[Root]eventauth.Viewing{}}
+	if err := r.cache.users.loadErased(ctx); err != nil {
+		return nil, err
+	}
 	root, err := r.StateAt(ctx, upTo)
 	if err == nil {
 		v.joinedUntil, err = r.joinedUntil(ctx, root, user)
@@ -88,7 +91,10 @@ func (v *Viewer) See(ctx context.Context, e *Event) (eventauth.Seen, bool, error
 		return eventauth.Seen{}, false, err
 	}
 	seen, ok := eventauth.See(e.Event, before, e.Ord < v.joinedUntil, v.User)
-	return seen, ok, nil
+	if ok && v.Room.cache.users.isErased(e.Sender) {
+		seen, err = seen.OfErasedSender()
+	}
+	return seen, ok && err == nil, err
 }
 
 // SeeAll returns those of a page of events that the user may read, in their order.
@@ -185,9 +191,9 @@ func (v *Viewer) replaced(ctx context.Context, e *Event, u *eventauth.Unsigned) 
 		return err
 	}
 	u.ReplacesState = prev.ID
-	_, ok, err := v.See(ctx, prev)
+	seen, ok, err := v.See(ctx, prev)
 	if ok {
-		u.PrevContent, u.PrevSender = prev.Content(), prev.Sender
+		u.PrevContent, u.PrevSender = seen.Event().Content(), prev.Sender
 	}
 	return err
 }
