@@ -91,15 +91,17 @@ func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) 
 	return auth.New(auth.Config{
 		ServerName: server, DB: h.db, Authenticator: cfg.Authenticator, PasswordCost: cfg.PasswordCost,
 		Registration: cfg.Registration, Tokens: cfg.Tokens, Discovery: discovery, Admins: admins,
-		Rooms: h.rooms, Dependants: []auth.Dependant{{Deactivated: forgetData}}, Hooks: cfg.Hooks, Log: cfg.Logger, Now: cfg.Now, Rand: cfg.Rand,
-		Dependants: []auth.Dependant{{Deactivated: h.rooms.Deactivated}},
+		Rooms: h.rooms, Hooks: cfg.Hooks, Log: cfg.Logger, Now: cfg.Now, Rand: cfg.Rand,
+		Dependants: []auth.Dependant{{Deactivated: forgetData}, {Deactivated: h.rooms.Deactivated}},
 	})
 }
 
 // forgetData deletes what a deactivated user's clients kept here.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3accountdeactivate
-func forgetData(tx *storage.Tx, _ storage.Pos, user id.UserID, _ bool) error { return tx.DeleteAccountDataOf(user) }
+func forgetData(tx *storage.Tx, _ storage.Pos, user id.UserID, _ bool) error {
+	return tx.DeleteAccountDataOf(user)
+}
 
 // newTyping makes the typing notices, which wake the members of a room.
 func newTyping(random io.Reader, cache *roomstate.Cache, hub *notify.Hub) (*ephemeral.Typing, error) {
