@@ -143,7 +143,7 @@ func (e *engine) Lock(ctx context.Context) (func() error, error) {
 	if err := create(lock); err != nil {
 		return nil, err
 	}
-	db, err := sql.Open("sqlite", fileURL(lock, "busy_timeout(0)", "locking_mode(EXCLUSIVE)"))
+	db, err := sql.Open("sqlite", fileURL(lock, "busy_timeout(0)", "locking_mode(EXCLUSIVE)", "journal_mode(OFF)"))
 	if err != nil {
 		return nil, err
 	}
@@ -256,6 +256,9 @@ func newPool(open func(context.Context) (*connection, error), size int) *pool {
 }
 
 func (p *pool) take(ctx context.Context) (*connection, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	select {
 	case <-p.closed:
 		return nil, storage.ErrClosed
