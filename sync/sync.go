@@ -41,6 +41,9 @@ type Answer struct {
 	members map[memberKey]storage.Pos // the member events in it, for lazily loading devices
 }
 
+// Next is the token with which the device goes on.
+func (a *Answer) Next() string { return a.next.String() }
+
 // AppendJSON appends the answer to dst.
 func (a *Answer) AppendJSON(dst []byte) []byte { return append(dst, a.body...) }
 

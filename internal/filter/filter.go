@@ -65,11 +65,27 @@ func Decode(data []byte, into any) error {
 	return nil
 }
 
-// Validate refuses a limit below 0 and senders that are no user ids. A limit of 0, which the specification
+// maxList bounds every list of a filter, each of whose entries is compared with each event.
+const maxList = 1000
+
+// short refuses lists of more than maxList.
+func short(lists ...[]string) error {
+	for _, list := range lists {
+		if len(list) > maxList {
+			return mxerr.InvalidParam.With("filter: a list has more than %d entries", maxList)
+		}
+	}
+	return nil
+}
+
+// Validate refuses a limit below 0, long lists, and senders that are no user ids. A limit of 0, which the specification
 // does not know, lets no event pass: other servers take it and clients use it.
 func (f *EventFilter) Validate() error {
 	if f.Limit != nil && *f.Limit < 0 {
 		return mxerr.InvalidParam.With("filter: limit is negative")
+	}
+	if err := short(f.Types, f.NotTypes, f.Senders, f.NotSenders); err != nil {
+		return err
 	}
 	for _, user := range slices.Concat(f.Senders, f.NotSenders) {
 		if _, err := id.ParseUserID(user); err != nil {
@@ -81,6 +97,9 @@ func (f *EventFilter) Validate() error {
 
 // Validate is EventFilter.Validate, and refuses rooms that are no room ids.
 func (f *RoomEventFilter) Validate() error {
+	if err := short(f.Rooms, f.NotRooms); err != nil {
+		return err
+	}
 	for _, room := range slices.Concat(f.Rooms, f.NotRooms) {
 		if _, err := id.ParseRoomID(room); err != nil {
 			return mxerr.InvalidParam.With("filter: %v", err)
