@@ -187,19 +187,21 @@ func (s *Service) getJoinedMembersByRoom(ctx context.Context, c *httpapi.Call, _
 	return answer(append(body, "}}"...)), nil
 }
 
-// appendMember appends a member's id and profile. Both of its keys are always there, as judges want it.
+// appendMember appends a member's id and profile. What is not set is left out: the specification has strings there,
+// though other servers say null.
 func appendMember(dst []byte, e *roomstate.Event) []byte {
-	dst = canonjson.AppendString(dst, *e.StateKey)
-	dst = appendTextOrNull(append(dst, `:{"avatar_url":`...), canonjson.Get(e.Content(), "avatar_url"))
-	dst = appendTextOrNull(append(dst, `,"display_name":`...), canonjson.Get(e.Content(), "displayname"))
-	return append(dst, '}')
-}
-
-func appendTextOrNull(dst, value []byte) []byte {
-	if !canonjson.IsString(value) {
-		return append(dst, "null"...)
+	dst = append(canonjson.AppendString(dst, *e.StateKey), ":{"...)
+	avatar, name := canonjson.Get(e.Content(), "avatar_url"), canonjson.Get(e.Content(), "displayname")
+	if canonjson.IsString(avatar) {
+		dst = append(append(dst, `"avatar_url":`...), avatar...)
 	}
-	return append(dst, value...)
+	if canonjson.IsString(name) {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(append(dst, `"display_name":`...), name...)
+	}
+	return append(dst, '}')
 }
 
 // getRoomEvents implements GET /_matrix/client/v3/rooms/{roomId}/messages.

@@ -161,7 +161,7 @@ type stretch struct {
 
 // maxLooked bounds how many events are read for one answer: when most are filtered out or may not be seen,
 // the answer is short and says where to go on.
-const maxLooked = 2000
+const maxLooked = 1000
 
 // backwards collects up to limit events that the user may see and that pass the filter, newest first, from
 // the place before down to the place downTo.
