@@ -107,6 +107,7 @@ func TestImports(t *testing.T) {
 		{"federation", domain + "rooms auth/e2ee"},
 		{"storage/sqlite storage/postgres", "storage"},
 		{"storage/storagetest", domain},
+		{"storage/postgres/postgrestest", "storage storage/postgres"},
 		{"media/s3 media/mediatest", "media"},
 		{"auth/oidc auth/authtest", "auth"},
 		{"metrics/prom", "."},

@@ -167,6 +167,8 @@ func keepData(alice *person) {
 	require.Equal(alice.t, object{"text": "milk"}, alice.get(mine+"/account_data/org.example.note"))
 	filter := alice.post(mine+"/filter", object{"room": object{"timeline": object{"limit": 10}}})["filter_id"].(string)
 	alice.get(mine + "/filter/" + url.PathEscape(filter))
+	alice.get(v3 + "/pushrules/")
+	alice.get(v3 + "/pushrules/global/")
 }
 
 // gather brings both into a room, on every road that leads there.
