@@ -35,7 +35,7 @@ func BenchmarkOpenMemory(b *testing.B) {
 // BenchmarkWrite: how long is a message's act on its way, and how many pass in a second?
 func BenchmarkWrite(b *testing.B) {
 	for _, senders := range []int{1, 16, 64} {
-		for name, engine := range engines {
+		for name, engine := range engines() {
 			b.Run(fmt.Sprintf("%s/%d", name, senders), func(b *testing.B) {
 				benchmarkWrite(b, open(b, engine(b)), senders)
 			})

@@ -1,0 +1,11 @@
+package storage
+
+import "database/sql"
+
+// Exec runs a statement of a test.
+func (tx *Tx) Exec(query string, args ...any) (int64, error) { return tx.exec(query, args...) }
+
+// Strings runs a query of a test for one column.
+func (tx *Tx) Strings(query string, args ...any) ([]string, error) {
+	return collect(tx, func(row *sql.Rows, s *string) error { return row.Scan(s) }, query, args...)
+}
