@@ -146,7 +146,7 @@ func check(w *roomstate.Writer, ev *event.Event) error {
 func (s *Service) target(w *roomstate.Writer, redaction *event.Event) (*roomstate.Event, error) {
 	target, err := w.EventByID(w.Context(), redaction.Redacts)
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, mxerr.NotFound.With("the event to redact is not known in this room")
+		return nil, mxerr.InvalidParam.With("the event to redact is not in this room")
 	}
 	if err != nil {
 		return nil, err

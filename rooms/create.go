@@ -74,12 +74,11 @@ func (s *Service) Create(ctx context.Context, creator id.UserID, n NewRoom) (id.
 // blueprint is a room before it is made.
 type blueprint struct {
 	NewRoom
-	creator      id.UserID
-	rules        *roomversion.Rules
-	creation     []byte
-	alias        id.RoomAlias // "" for none
-	name, avatar string       // the creator's profile
-	profiles     map[id.UserID][2]string
+	creator  id.UserID
+	rules    *roomversion.Rules
+	creation []byte
+	alias    id.RoomAlias            // "" for none
+	profiles map[id.UserID][2]string // display name and avatar of the creator and those invited
 }
 
 // blueprint checks a wish before anything is made.

@@ -70,10 +70,8 @@ func (s *Service) JoinedRooms(ctx context.Context, user id.UserID) ([]id.RoomID,
 	return list, nil
 }
 
-type joinBody struct {
-	Reason           string          `json:"reason"`
-	ThirdPartySigned json.RawMessage `json:"third_party_signed"`
-}
+// joinBody is the body of a join: reason, third_party_signed, and whatever else the member event is to carry.
+type joinBody map[string]any
 
 // joinRoom implements POST /_matrix/client/v3/join/{roomIdOrAlias}.
 //
@@ -97,14 +95,14 @@ func (s *Service) joinCall(ctx context.Context, c *httpapi.Call, room id.RoomID,
 	if err := notSuspended(c); err != nil {
 		return nil, err
 	}
-	change := Change{
-		Room: room, Sender: c.User, Target: c.User, Membership: "join", Reason: in.Reason,
-		Device: c.Device, Guest: c.Guest,
+	reason, ok := (*in)["reason"].(string)
+	if _, given := (*in)["reason"]; given && !ok {
+		return nil, mxerr.BadJSON.With("reason has to be a string")
 	}
-	if len(in.ThirdPartySigned) > 0 {
-		change.Content = map[string]any{"third_party_signed": in.ThirdPartySigned}
-	}
-	return &roomID{room}, s.SetMembership(ctx, change)
+	return &roomID{room}, s.SetMembership(ctx, Change{
+		Room: room, Sender: c.User, Target: c.User, Membership: "join", Reason: reason,
+		Content: *in, Device: c.Device, Guest: c.Guest,
+	})
 }
 
 // roomOrAlias returns the room that a path names.
@@ -393,6 +391,7 @@ func (s *Service) meetsCondition(ctx context.Context, rules *event.Event, user i
 // admit refuses guests where they may not join, and lets a local member who may invite vouch for who meets
 // a condition of a restricted room.
 func (s *Service) admit(w *roomstate.Writer, c *Change, meets bool) error {
+	c.Content = maps.Clone(c.Content)
 	delete(c.Content, "join_authorised_via_users_server")
 	if c.Guest && !guestsMayJoin(w) {
 		return mxerr.GuestAccessForbidden

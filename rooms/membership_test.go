@@ -66,6 +66,16 @@ func TestReasons(t *testing.T) {
 	at("r5")
 }
 
+// A join carries what the client wants it to say besides, but for what the server says itself.
+func TestJoinWithContent(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	room := alice.CreateRoom(homeservertest.Public)
+	bob.Do("POST", v3+"/join/"+room, map[string]any{"foo": "bar", "membership": "ban", "join_authorised_via_users_server": "@x:y"}).WantOK()
+	require.JSONEq(t, `{"foo":"bar","membership":"join"}`, string(alice.State(room, "m.room.member", bob.ID).WantOK().Body))
+	bob.Do("POST", v3+"/join/"+room, []byte(`{"reason":1}`)).WantError(400, "M_BAD_JSON")
+}
+
 // ME-13: guests only where guest_access says so, and out again when it no longer does.
 func TestGuests(t *testing.T) {
 	hs := homeservertest.New(t)

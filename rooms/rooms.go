@@ -83,12 +83,6 @@ func (s *Service) account(ctx context.Context, user id.UserID) (account storage.
 	return account, err == nil, err
 }
 
-// exists reports whether user is, or was until it was deactivated, an account of this server.
-func (s *Service) exists(ctx context.Context, user id.UserID) (bool, error) {
-	_, ok, err := s.account(ctx, user)
-	return ok, err
-}
-
 // isGuest reports whether user is a guest of this server.
 func (s *Service) isGuest(ctx context.Context, user id.UserID) (bool, error) {
 	account, _, err := s.account(ctx, user)
