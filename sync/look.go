@@ -280,7 +280,7 @@ func (l *look) readReceipts(tx *storage.Tx) error {
 
 // write writes the answer.
 func (l *look) write() error {
-	l.out.b = append(make([]byte, 0, 1024), '{')
+	l.out.b = append(make([]byte, 0, l.likelySize()), '{')
 	global := l.accountData("", func(d *storage.AccountData) bool {
 		return l.Filter.AccountData.Passes(d.Type, "")
 	})
@@ -294,6 +294,15 @@ func (l *look) write() error {
 	l.out.key("next_batch").text(l.next().String())
 	l.out.raw("}")
 	return nil
+}
+
+// likelySize is about how many bytes the answer will have.
+func (l *look) likelySize() int {
+	const answer, update, room = 512, 1 << 10, 6 << 10
+	if l.initial || l.FullState {
+		return answer + room*len(l.places)
+	}
+	return answer + update*len(l.places)
 }
 
 func (l *look) writeRooms() error {

@@ -3,7 +3,6 @@ package syncing
 import (
 	"slices"
 
-	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
 	"github.com/embedmatrix/homeserver/storage"
@@ -186,8 +185,12 @@ func (l *look) writeState(v *roomstate.Viewer, events []*roomstate.Event) error 
 		l.out.key("state")
 	}
 	l.out.raw(`{"events":[`)
+	if len(events) > 0 {
+		if err := v.Prepare(l.ctx, events); err != nil {
+			return err
+		}
+	}
 	for _, e := range events {
-		var seen eventauth.Seen
 		seen, err := v.SeeState(l.ctx, e)
 		if err != nil {
 			return err

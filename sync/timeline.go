@@ -93,6 +93,9 @@ func (c *collector) collect(after storage.Pos) error {
 
 // take adds those of a page, oldest first, that may be told; full says that there was one too many.
 func (c *collector) take(page []*roomstate.Event) (full bool, err error) {
+	if err := c.viewer.Prepare(c.ctx, page); err != nil {
+		return false, err
+	}
 	for i := len(page) - 1; i >= 0; i-- {
 		e := page[i]
 		c.oldest = e.Pos
