@@ -140,10 +140,10 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("ServerName: %w", err))
 	}
 	if c.Storage == nil {
-		errs = append(errs, errors.New("Storage is missing"))
+		errs = append(errs, errors.New("the Storage is missing"))
 	}
 	if u, err := url.Parse(c.BaseURL); c.BaseURL != "" && (err != nil || u.Scheme == "" || u.Host == "") {
-		errs = append(errs, errors.New("BaseURL has to be absolute"))
+		errs = append(errs, errors.New("the BaseURL has to be absolute"))
 	}
 	if n := len(c.SigningKey); n != 0 && n != ed25519.PrivateKeySize {
 		errs = append(errs, fmt.Errorf("SigningKey has %d bytes instead of %d", n, ed25519.PrivateKeySize))

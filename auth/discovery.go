@@ -62,7 +62,7 @@ func (d Discovery) validate() error {
 	var errs []error
 	for name, text := range map[string]string{"BaseURL": d.BaseURL, "IdentityServer": d.IdentityServer} {
 		if u, err := url.Parse(text); text != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
-			errs = append(errs, fmt.Errorf("Discovery.%s is not an http(s) URL: %q", name, text))
+			errs = append(errs, fmt.Errorf("the %s of Discovery is not an http(s) URL: %q", name, text))
 		}
 	}
 	if _, ok := roomversion.Get(d.roomVersion()); !ok {

@@ -1,7 +1,6 @@
 package rooms_test
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 
@@ -136,5 +135,5 @@ func TestCreateRoomIsThereAfterRestart(t *testing.T) {
 	before := types(alice, room)
 	hs.Restart()
 	require.Equal(t, before, types(alice, room))
-	alice.Send(room, fmt.Sprint("goes on"))
+	alice.Send(room, "goes on")
 }

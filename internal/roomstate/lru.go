@@ -48,12 +48,6 @@ func (c *lru[K, V]) put(key K, val V, cost int) {
 	}
 }
 
-func (c *lru[K, V]) drop(key K) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.dropLocked(key)
-}
-
 func (c *lru[K, V]) dropLocked(key K) {
 	el, ok := c.items[key]
 	if !ok {
