@@ -153,7 +153,7 @@ func (c Config) Validate() error {
 	}
 	for _, a := range c.Admins {
 		if _, err := id.ParseUserID(a); err != nil {
-			errs = append(errs, fmt.Errorf("Admins: %w", err))
+			errs = append(errs, fmt.Errorf("in Admins: %w", err))
 		}
 	}
 	return errors.Join(errs...)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -127,13 +128,19 @@ func (p *process) kill() {
 	<-p.ended
 }
 
-// freeAddr is a loopback address that nobody listens on just now.
+// freeAddr is a loopback address that nobody listens on just now, of a port that no outgoing connection is given: it has
+// to be free again after each kill.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
+	}
+	require.FailNow(t, "no free port")
+	return ""
 }
 
 // output gathers what a process prints.
