@@ -164,6 +164,7 @@ type Server struct {
 	cfg     Config
 	running atomic.Pointer[house] // nil before Start and after Close
 	drained atomic.Bool
+	serving tally // the requests under way
 
 	client, federation, all http.Handler
 
@@ -194,6 +195,8 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) door(pick func(*house) http.Handler) http.Handler {
 	closed := httpapi.Answer(mxerr.Unknown.WithStatus(http.StatusServiceUnavailable).With("the server is not running"))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.serving.begin()
+		defer s.serving.end()
 		if h := s.running.Load(); h != nil {
 			pick(h).ServeHTTP(w, r)
 			return
@@ -222,8 +225,9 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close ends open long polls, awaits every goroutine of the server and closes Storage. Requests that come
-// after it get 503; the host shuts its http.Server down first. It may be called at any time and more than once.
+// Close ends open long polls, awaits the requests under way and every goroutine of the server, and closes Storage.
+// Requests that come after it get 503; the host shuts its http.Server down first. When ctx ends before the requests
+// do, they are left behind: they fail, and the error says so. It may be called at any time and more than once.
 func (s *Server) Close(ctx context.Context) error {
 	s.Drain()
 	s.mu.Lock()
@@ -233,7 +237,7 @@ func (s *Server) Close(ctx context.Context) error {
 	if h == nil {
 		return nil
 	}
-	return h.close(ctx)
+	return errors.Join(s.serving.wait(ctx), h.close(ctx))
 }
 
 // Drain answers open long polls now and lets no new one wait: for http.Server.RegisterOnShutdown.

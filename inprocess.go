@@ -11,7 +11,7 @@ import (
 // its header or ended, and its body streams.
 type inProcess struct{ handler http.Handler }
 
-// RoundTrip serves one request in a goroutine that ends with the handler.
+// RoundTrip serves one request in a goroutine that ends with the handler, which Server.Close awaits.
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	reader, writer := io.Pipe()
 	a := &answer{header: http.Header{}, body: bufio.NewWriter(writer), begun: make(chan struct{})}

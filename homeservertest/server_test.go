@@ -96,6 +96,20 @@ func TestDrain(t *testing.T) {
 	require.Equal(t, 200, alice.Do("GET", "/_matrix/client/v3/sync?timeout=60000&since="+since, nil).Status)
 }
 
+// Close awaits the requests under way, and answers them.
+func TestCloseAwaitsRequests(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	since := alice.Sync("").NextBatch
+	done := make(chan int, 1)
+	go func() {
+		done <- alice.Do("GET", "/_matrix/client/v3/sync?timeout=60000&since="+since, nil).Status
+	}()
+	time.Sleep(50 * time.Millisecond)
+	require.NoError(t, hs.Homeserver().Close(context.Background()))
+	require.Equal(t, 200, <-done)
+}
+
 // The doors: each handler serves its own paths, an unstarted or closed server answers 503 in JSON.
 func TestDoors(t *testing.T) {
 	engine := sqlite.Memory()
