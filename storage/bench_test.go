@@ -166,3 +166,37 @@ func benchmarkFloor(b *testing.B, n int) {
 	}
 	b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "acts/s")
 }
+
+// BenchmarkRead: what does a snapshot cost, and how many pass beside each other?
+func BenchmarkRead(b *testing.B) {
+	for name, engine := range engines() {
+		db := open(b, engine(b))
+		room := makeRooms(b, db, 1)[0]
+		for range 1000 {
+			require.NoError(b, room.send(db).Wait(context.Background()))
+		}
+		queries := map[string]func(*storage.Tx) error{
+			"nothing": func(*storage.Tx) error { return nil },
+			"one": func(tx *storage.Tx) error {
+				_, err := tx.EventsAt([]storage.Pos{500})
+				return err
+			},
+			"page100": func(tx *storage.Tx) error {
+				_, err := tx.HistoryBackwards(room.num, 500<<storage.OrdShift, 0, 100)
+				return err
+			},
+		}
+		for what, query := range queries {
+			b.Run(name+"/"+what, func(b *testing.B) {
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						if err := db.Read(context.Background(), query); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			})
+		}
+	}
+}

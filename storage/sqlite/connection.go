@@ -96,10 +96,8 @@ func (c *connection) close() error {
 // transaction is an open transaction; it gives its connection back when it ends.
 type transaction struct {
 	*connection
-	engine   *engine
-	pool     *pool
-	readOnly bool
-	done     bool
+	pool *pool
+	done bool
 }
 
 // Commit ends the transaction. After an error it is still open, for Rollback.
@@ -109,9 +107,6 @@ func (t *transaction) Commit() error {
 	}
 	if err := t.exec("COMMIT"); err != nil {
 		return err
-	}
-	if t.engine.checkpoints != nil && !t.readOnly {
-		t.engine.checkpoints.committed(t.connection)
 	}
 	t.end()
 	return nil

@@ -24,11 +24,12 @@ import (
 // readers is how many snapshots may be open at once on a file; more wait for each other.
 const readers = 8
 
-// filePragmas are the settings of every connection to a file. The WAL is emptied beside the writer (see
-// checkpointer); wal_autocheckpoint is what happens when that cannot keep up.
+// filePragmas are the settings of every connection to a file. The write-ahead log is copied into the file by
+// the writer when it has 4 MB: a longer one holds writers up for longer, and a copier of its own was measured
+// to take more time in all. A log that was long, because of a long snapshot, is cut back to 64 MB.
 var filePragmas = []string{
 	"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "cache_size(-4000)", "temp_store(MEMORY)",
-	"wal_autocheckpoint(16000)", "journal_size_limit(67108864)",
+	"wal_autocheckpoint(1000)", "journal_size_limit(67108864)",
 }
 
 // Open returns an engine on the file at path, which is made when it is missing, readable by its owner
@@ -47,11 +48,10 @@ func Open(path string) (storage.Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: open %s: %w", path, err)
 	}
-	db.SetMaxIdleConns(readers + 2)
+	db.SetMaxIdleConns(readers + 1)
 	e := &engine{db: db, path: path}
 	e.read = newPool(e.connect, readers)
 	e.write = newPool(e.connectWriter, 1)
-	e.checkpoints = startCheckpointer(e)
 	return e, nil
 }
 
@@ -98,8 +98,7 @@ type engine struct {
 	path        string // of the file; empty in memory
 	image       []byte // what a database in memory begins as
 	read, write *pool
-	checkpoints *checkpointer // nil in memory
-	locked      atomic.Bool   // in memory
+	locked      atomic.Bool // in memory
 }
 
 func (e *engine) Dialect() storage.Dialect { return storage.SQLite }
@@ -118,14 +117,11 @@ func (e *engine) Begin(ctx context.Context, readOnly bool) (storage.Conn, error)
 		pool.put(c)
 		return nil, err
 	}
-	return &transaction{connection: c, engine: e, pool: pool, readOnly: readOnly}, nil
+	return &transaction{connection: c, pool: pool}, nil
 }
 
 // Close waits for the open transactions and closes every connection.
 func (e *engine) Close() error {
-	if e.checkpoints != nil {
-		e.checkpoints.close()
-	}
 	errs := []error{e.read.close()}
 	if e.write != e.read {
 		errs = append(errs, e.write.close())
