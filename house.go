@@ -55,6 +55,9 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
+	if cfg.RoomVersion == "" {
+		cfg.RoomVersion = cfg.Discovery.RoomVersion
+	}
 	server := id.ServerName(cfg.ServerName)
 	key, err := h.identity(ctx, cfg)
 	if err != nil {
@@ -84,6 +87,7 @@ func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) 
 	if discovery.BaseURL == "" {
 		discovery.BaseURL = cfg.BaseURL
 	}
+	discovery.RoomVersion = cfg.RoomVersion // the capability names the version that /createRoom uses
 	admins := make([]id.UserID, len(cfg.Admins))
 	for i, a := range cfg.Admins {
 		admins[i] = id.UserID(a)

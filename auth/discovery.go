@@ -181,6 +181,7 @@ func (s *Service) getCapabilities(context.Context, *httpapi.Call, *httpapi.None)
 	out := &capabilities{map[string]any{
 		"m.change_password": enabled{s.canChangePassword()},
 		"m.room_versions":   rooms,
+		"m.profile_fields":  enabled{true},
 		"m.set_displayname": enabled{true},
 		"m.set_avatar_url":  enabled{true},
 		"m.3pid_changes":    enabled{false},

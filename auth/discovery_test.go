@@ -60,6 +60,7 @@ func TestCapabilities(t *testing.T) {
 	alice := s.user("alice")
 	got := s.get("/capabilities", alice.token).ok()["capabilities"].(M)
 	require.Equal(t, M{"enabled": true}, got["m.change_password"])
+	require.Equal(t, M{"enabled": true}, got["m.profile_fields"])
 	require.Equal(t, M{"enabled": true}, got["m.set_displayname"])
 	require.Equal(t, M{"enabled": false}, got["m.set_avatar_url"])
 	require.Equal(t, M{"enabled": false}, got["m.3pid_changes"])

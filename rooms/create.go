@@ -198,8 +198,10 @@ func (s *Service) checkBlueprint(ctx context.Context, b *blueprint) error {
 		if _, err := id.ParseUserID(string(user)); err != nil {
 			return mxerr.InvalidParam.With("%q is no user id", user)
 		}
-		if !s.local(user) {
-			return mxerr.Forbidden.With("this server does not federate: %s cannot be invited", user)
+		if user != b.creator {
+			if err := s.checkInvitee(ctx, user); err != nil {
+				return err
+			}
 		}
 		name, avatar, err := s.profileOf(ctx, user)
 		if err != nil {

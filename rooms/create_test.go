@@ -60,6 +60,14 @@ func TestCreateRoomInEveryVersion(t *testing.T) {
 			require.Equal(t, rules.CreatorInContent, create.Get("creator").Exists(), "creator in content")
 			require.Equal(t, rules.RoomIDIsCreateHash, !strings.Contains(room, ":"), "room id %s", room)
 			levels := alice.State(room, "m.room.power_levels", "").WantOK()
+			require.Equal(t, rules.PrivilegedCreators, levels.Get(`events.m\.room\.tombstone`).Int() == 150, "RC-08: tombstone")
+			for key, want := range map[string]int64{
+				"users_default": 0, "events_default": 0, "state_default": 50, "ban": 50, "kick": 50, "redact": 50, "invite": 0,
+				`events.m\.room\.name`: 50, `events.m\.room\.power_levels`: 100,
+			} {
+				require.Equal(t, want, levels.Get(key).Int(), "RC-09: %s", key)
+				require.Equal(t, gjson.Number, levels.Get(key).Type, "RC-10: %s", key)
+			}
 			require.Equal(t, !rules.PrivilegedCreators, gjson.GetBytes(levels.Body, "users."+gjson.Escape(alice.ID)).Exists(), "creator in users")
 			bob.MustJoin(room)
 			sent := bob.Send(room, "hi")
@@ -136,4 +144,40 @@ func TestCreateRoomIsThereAfterRestart(t *testing.T) {
 	hs.Restart()
 	require.Equal(t, before, types(alice, room))
 	alice.Send(room, "goes on")
+}
+
+// RC-05: what the presets stand for, and which one visibility stands for.
+func TestPresets(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	private, public := []string{"invite", "shared", "can_join"}, []string{"public", "shared", "forbidden"}
+	for body, want := range map[string][]string{
+		`{}`:                                              private,
+		`{"visibility":"private"}`:                        private,
+		`{"visibility":"public"}`:                         public,
+		`{"preset":"private_chat"}`:                       private,
+		`{"preset":"trusted_private_chat"}`:               private,
+		`{"preset":"public_chat"}`:                        public,
+		`{"preset":"private_chat","visibility":"public"}`: private,
+		`{"preset":"public_chat","visibility":"private"}`: public,
+	} {
+		room := alice.Do("POST", v3+"/createRoom", []byte(body)).WantOK().Get("room_id").String()
+		got := []string{
+			alice.State(room, "m.room.join_rules", "").Get("join_rule").String(),
+			alice.State(room, "m.room.history_visibility", "").Get("history_visibility").String(),
+			alice.State(room, "m.room.guest_access", "").Get("guest_access").String(),
+		}
+		require.Equal(t, want, got, body)
+		// RC-12: only visibility puts a room into the directory.
+		listed := alice.Do("GET", v3+"/directory/list/room/"+room, nil).WantOK().Get("visibility").String()
+		require.Equal(t, strings.Contains(body, `"visibility":"public"`), listed == "public", body)
+	}
+}
+
+// RC-16: a room has the type that it was made with.
+func TestRoomType(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	space := alice.CreateRoomWith(map[string]any{"creation_content": map[string]any{"type": "m.space"}})
+	require.Equal(t, "m.space", alice.State(space, "m.room.create", "").WantOK().Get("type").String())
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -243,6 +244,11 @@ func (s *Service) moderate(ctx context.Context, c *httpapi.Call, membership stri
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#mroommember
 func (s *Service) SetMembership(ctx context.Context, c Change) error {
+	if c.Membership == "invite" {
+		if err := s.checkInvitee(ctx, c.Target); err != nil {
+			return err
+		}
+	}
 	joinVia, err := s.prepareJoin(ctx, &c)
 	if err != nil {
 		return err
@@ -273,6 +279,30 @@ func (s *Service) SetMembership(ctx context.Context, c Change) error {
 	})
 	if err == nil && c.Membership != "join" {
 		s.Typing.Set(c.Room, c.Target, 0) // who is out of the room no longer types there
+	}
+	return err
+}
+
+// invitePermission is the account data by which a user says whether they take invites.
+const invitePermission = "m.invite_permission_config"
+
+// checkInvitee refuses to invite who is out of this server's reach, and who takes no invites.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#invite-permission
+func (s *Service) checkInvitee(ctx context.Context, user id.UserID) error {
+	if !s.local(user) {
+		return mxerr.Forbidden.With("this server does not federate: %s cannot be invited", user)
+	}
+	var config []byte
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		config, err = tx.AccountData(user, "", invitePermission)
+		return err
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if action, _ := canonjson.String(canonjson.Get(config, "default_action")); err == nil && action == "block" {
+		return mxerr.InviteBlocked
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package rooms_test
 
 import (
+	"net/url"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -64,6 +65,11 @@ func TestReasons(t *testing.T) {
 	at("r4")
 	alice.Do("POST", v3+"/rooms/"+room+"/ban", map[string]any{"user_id": bob.ID, "reason": "r5"}).WantOK()
 	at("r5")
+	alice.Do("POST", v3+"/rooms/"+room+"/unban", map[string]any{"user_id": bob.ID, "reason": "r6"}).WantOK()
+	at("r6")
+	alice.SetState(room, "m.room.join_rules", "", map[string]any{"join_rule": "knock"}).WantOK()
+	bob.Do("POST", v3+"/knock/"+room, map[string]any{"reason": "r7"}).WantOK()
+	at("r7")
 }
 
 // A join carries what the client wants it to say besides, but for what the server says itself.
@@ -85,6 +91,7 @@ func TestGuests(t *testing.T) {
 	alice.SetState(room, "m.room.guest_access", "", map[string]any{"guest_access": "can_join"}).WantOK()
 	guest.MustJoin(room)
 	guest.Send(room, "hi")
+	guest.Invite(room, hs.User("bob")).WantError(403, "M_GUEST_ACCESS_FORBIDDEN") // ME-05
 	alice.SetState(room, "m.room.guest_access", "", map[string]any{"guest_access": "forbidden"}).WantOK()
 	require.Equal(t, "leave", alice.State(room, "m.room.member", guest.ID).WantOK().Get("membership").String())
 	guest.SendEvent(room, "m.room.message", map[string]any{"msgtype": "m.text", "body": "x"}).WantError(403, "M_FORBIDDEN")
@@ -147,6 +154,9 @@ func TestForget(t *testing.T) {
 	bob.MustJoin(room)
 	bob.Forget(room).WantError(400, "M_UNKNOWN")
 	bob.MustLeave(room)
+	alice.MustInvite(room, bob)
+	bob.Forget(room).WantError(400, "M_UNKNOWN")
+	bob.MustLeave(room)
 	bob.Forget(room).WantOK()
 	bob.Do("GET", v3+"/rooms/"+room+"/messages?dir=b", nil).WantError(403, "M_FORBIDDEN")
 	bob.MustJoin(room)
@@ -160,4 +170,145 @@ func TestUnknownRoom(t *testing.T) {
 	alice.Join("!nowhere:"+homeservertest.Name).WantError(404, "M_NOT_FOUND")
 	alice.Join("#nowhere:"+homeservertest.Name).WantError(404, "M_NOT_FOUND")
 	alice.Join("nowhere").WantError(400, "M_INVALID_PARAM")
+}
+
+// ME-07, ME-08, RC-13: who blocks invites gets none, on no road; what was sent before stays in the room.
+func TestBlockedInvites(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob, carol := hs.User("alice"), hs.User("bob"), hs.User("carol")
+	room := alice.CreateRoom(homeservertest.Private)
+	permit := func(config map[string]any) {
+		bob.Do("PUT", v3+"/user/"+bob.ID+"/account_data/m.invite_permission_config", config).WantOK()
+	}
+	permit(map[string]any{"default_action": "block"})
+	alice.Invite(room, bob).WantError(403, "M_INVITE_BLOCKED")
+	alice.SetState(room, "m.room.member", bob.ID, map[string]any{"membership": "invite"}).WantError(403, "M_INVITE_BLOCKED")
+	alice.Do("POST", v3+"/createRoom", map[string]any{"invite": []string{carol.ID, bob.ID}}).WantError(403, "M_INVITE_BLOCKED")
+	alice.State(room, "m.room.member", bob.ID).WantError(404, "M_NOT_FOUND")
+	alice.MustInvite(room, carol)
+	bob.CreateRoom(homeservertest.Private) // of one's own
+
+	permit(map[string]any{"default_action": "other"})
+	alice.MustInvite(room, bob)
+	permit(map[string]any{"default_action": "block"})
+	require.Equal(t, "invite", alice.State(room, "m.room.member", bob.ID).WantOK().Get("membership").String())
+	bob.MustJoin(room)
+}
+
+// ME-06: a room is told of an invite only if the invitee's server has signed it, and this server asks no other yet.
+func TestUsersOfOtherServersAreNotInvited(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	const stranger = "@bob:elsewhere.test"
+	alice.Do("POST", inRoom(room, "invite"), map[string]any{"user_id": stranger}).WantError(403, "M_FORBIDDEN")
+	alice.SetState(room, "m.room.member", stranger, map[string]any{"membership": "invite"}).WantError(403, "M_FORBIDDEN")
+	alice.Do("POST", v3+"/createRoom", map[string]any{"invite": []string{stranger}}).WantError(403, "M_FORBIDDEN")
+	alice.Do("POST", inRoom(room, "ban"), map[string]any{"user_id": stranger}).WantOK()
+}
+
+// ME-09, ME-10: a join by id or alias answers with the room, also when one is there already.
+func TestJoinAnswersWithTheRoom(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	room := alice.CreateRoomWith(map[string]any{"preset": "public_chat", "room_alias_name": "here"})
+	for _, path := range []string{
+		v3 + "/join/" + url.PathEscape(local("here")), v3 + "/join/" + room + "?server_name=x&via=y", inRoom(room, "join"),
+	} {
+		for range 2 {
+			require.Equal(t, room, bob.Do("POST", path, nil).WantOK().Get("room_id").String(), path)
+		}
+		bob.MustLeave(room)
+	}
+}
+
+// ME-25: the rooms that one is in, and no others.
+func TestJoinedRooms(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	in, left, invited := alice.CreateRoom(homeservertest.Public), alice.CreateRoom(homeservertest.Public), alice.CreateRoom(homeservertest.Private)
+	joined := func() string { return string(bob.Do("GET", v3+"/joined_rooms", nil).WantOK().Body) }
+	require.JSONEq(t, `{"joined_rooms":[]}`, joined())
+	bob.MustJoin(in)
+	bob.MustJoin(left)
+	bob.MustLeave(left)
+	alice.MustInvite(invited, bob)
+	require.JSONEq(t, `{"joined_rooms":["`+in+`"]}`, joined())
+}
+
+// ME-21: who is joined, invited or knocking can be kicked, by those above them.
+func TestKick(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob, carol := hs.User("alice"), hs.User("bob"), hs.User("carol")
+	room := alice.CreateRoomWith(map[string]any{
+		"initial_state": []any{map[string]any{"type": "m.room.join_rules", "content": map[string]any{"join_rule": "knock"}}},
+		"invite":        []string{bob.ID, carol.ID}, "room_version": "11",
+	})
+	member := func(u *homeservertest.User) string {
+		return alice.State(room, "m.room.member", u.ID).WantOK().Get("membership").String()
+	}
+	alice.MustKick(room, carol)
+	require.Equal(t, "leave", member(carol), "from an invite")
+	carol.Do("POST", v3+"/knock/"+room, nil).WantOK()
+	alice.MustKick(room, carol)
+	require.Equal(t, "leave", member(carol), "from a knock")
+	bob.MustJoin(room)
+	alice.MustInvite(room, carol)
+	carol.MustJoin(room)
+	bob.Kick(room, carol).WantError(403, "M_FORBIDDEN")
+	alice.SetState(room, "m.room.power_levels", "", map[string]any{"users": map[string]any{alice.ID: 100, bob.ID: 60, carol.ID: 60}}).WantOK()
+	bob.Kick(room, carol).WantError(403, "M_FORBIDDEN") // no higher than she
+	bob.Kick(room, alice).WantError(403, "M_FORBIDDEN")
+	alice.MustKick(room, carol)
+	require.Equal(t, "leave", member(carol))
+	alice.Kick(room, carol).WantError(403, "M_FORBIDDEN")
+}
+
+// ST-10: a membership that is set as state has the rules and the effects of its own endpoint.
+func TestMembershipAsState(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob, guest := hs.User("alice"), hs.User("bob"), hs.Guest()
+	set := func(u *homeservertest.User, room string, target *homeservertest.User, membership string) *homeservertest.Response {
+		return u.SetState(room, "m.room.member", target.ID, map[string]any{"membership": membership})
+	}
+	room := alice.CreateRoom(homeservertest.Private)
+	set(bob, room, bob, "join").WantError(403, "M_FORBIDDEN")
+	set(alice, room, bob, "invite").WantOK()
+	require.True(t, bob.Sync("").Invited(room).Exists())
+	set(bob, room, bob, "join").WantOK()
+	bob.Do("PUT", inRoom(room, "typing", bob.ID), map[string]any{"typing": true}).WantOK()
+	set(alice, room, bob, "leave").WantOK()
+	require.NotContains(t, alice.Sync("").Joined(room).Get("ephemeral").Raw, bob.ID, "who is out of the room no longer types")
+	set(alice, room, bob, "ban").WantOK()
+	bob.Join(room).WantError(403, "M_FORBIDDEN")
+	set(alice, room, alice, "odd").WantError(403, "M_FORBIDDEN")
+	alice.SetState(room, "m.room.member", alice.ID, map[string]any{}).WantError(400, "M_BAD_JSON")
+	alice.SetState(room, "m.room.member", "nobody", map[string]any{"membership": "invite"}).WantError(400, "M_INVALID_PARAM")
+
+	open := alice.CreateRoom(homeservertest.Public) // whose guest_access is forbidden
+	set(guest, open, guest, "join").WantError(403, "M_GUEST_ACCESS_FORBIDDEN")
+	restricted := alice.CreateRoomWith(map[string]any{"initial_state": []any{map[string]any{
+		"type": "m.room.join_rules", "content": map[string]any{"join_rule": "restricted", "allow": []any{
+			map[string]any{"type": "m.room_membership", "room_id": open},
+		}},
+	}}})
+	set(bob, restricted, bob, "join").WantError(403, "M_FORBIDDEN")
+	bob.MustJoin(open)
+	set(bob, restricted, bob, "join").WantOK()
+	require.Equal(t, alice.ID, alice.State(restricted, "m.room.member", bob.ID).Get("join_authorised_via_users_server").String())
+}
+
+// ME-27: who deactivates their account is in no room any more, and no invite is left open.
+func TestDeactivatedUserLeaves(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	in, invited := alice.CreateRoom(homeservertest.Public), alice.CreateRoom(homeservertest.Private)
+	bob.MustJoin(in)
+	alice.MustInvite(invited, bob)
+	bob.Do("POST", v3+"/account/deactivate", map[string]any{"auth": map[string]any{
+		"type": "m.login.password", "password": bob.Password, "identifier": map[string]any{"type": "m.id.user", "user": bob.ID},
+	}}).WantOK()
+	for _, room := range []string{in, invited} {
+		require.Equal(t, "leave", alice.State(room, "m.room.member", bob.ID).WantOK().Get("membership").String())
+	}
 }

@@ -2,6 +2,7 @@ package rooms_test
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -48,6 +49,26 @@ func TestConcurrentTransactionIDs(t *testing.T) {
 	require.NotEmpty(t, ids[0])
 }
 
+// SB-19: a new access token is the same client, which goes on with its transactions.
+func TestTransactionIDsOutliveRefresh(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	login := alice.Do("POST", v3+"/login", map[string]any{
+		"type": "m.login.password", "user": alice.ID, "password": alice.Password, "refresh_token": true, "device_id": alice.Device,
+	}).WantOK()
+	alice.Token = login.Get("access_token").String()
+	send := func() string {
+		return alice.SendTxn(room, "m.room.message", "1", text("a")).WantOK().Get("event_id").String()
+	}
+	first := send()
+	renewed := alice.Do("POST", v3+"/refresh", map[string]any{"refresh_token": login.Get("refresh_token").String()}).WantOK()
+	require.NotEqual(t, alice.Token, renewed.Get("access_token").String())
+	alice.Token = renewed.Get("access_token").String()
+	require.Equal(t, first, send())
+	require.Equal(t, "1", alice.Expect(room, homeservertest.ID(first)).Get("unsigned.transaction_id").String())
+}
+
 // SB-21: the sending device, and no other, sees its transaction id.
 func TestUnsignedTransactionID(t *testing.T) {
 	hs := homeservertest.New(t)
@@ -58,6 +79,49 @@ func TestUnsignedTransactionID(t *testing.T) {
 	for u, want := range map[*homeservertest.User]string{alice: "mine", alice.Login(): "", bob: ""} {
 		e := u.Expect(room, homeservertest.ID(sent))
 		require.Equal(t, want, e.Get("unsigned.transaction_id").String(), u.ID+" "+u.Device)
+		for path, in := range map[string]string{
+			inRoom(room, "event", sent): "@this", inRoom(room, "context", sent): "event", inRoom(room, "messages") + "?dir=b": "chunk.0",
+		} {
+			got := u.Do("GET", path, nil).WantOK().Get(in + ".unsigned.transaction_id").String()
+			require.Equal(t, want, got, u.ID+" "+u.Device+" "+path)
+		}
+	}
+}
+
+// SB-24, ST-06: state has neither POST nor transaction ids.
+func TestStateHasNoTransactions(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	alice.Do("POST", inRoom(room, "state", "m.x", "k"), map[string]any{}).WantError(405, "M_UNRECOGNIZED")
+	alice.Do("PUT", inRoom(room, "state", "m.x", "k", "1"), map[string]any{}).WantError(404, "M_UNRECOGNIZED")
+	alice.Do("PUT", inRoom(room, "state", "m.x"), map[string]any{"a": 1}).WantOK() // SB-23: without the slash
+	require.JSONEq(t, `{"a":1}`, string(alice.Do("GET", inRoom(room, "state", "m.x")+"/", nil).WantOK().Body))
+}
+
+// ST-11: only application services say when something was sent.
+func TestClientsDoNotSetTheTime(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	sent := alice.Do("PUT", inRoom(room, "send", "m.x", "1")+"?ts=1", map[string]any{}).WantOK().Get("event_id").String()
+	require.Greater(t, alice.Expect(room, homeservertest.ID(sent)).Get("origin_server_ts").Int(), int64(1))
+}
+
+// EV-14, RC-10: power levels are integers and of users, in every version that would let others pass.
+func TestPowerLevelsAsState(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	for _, version := range []string{"1", "5", "9", "11"} {
+		room := alice.CreateRoomWith(map[string]any{"room_version": version})
+		for _, content := range []string{
+			`{"ban":"50"}`, `{"users":{"` + alice.ID + `":"100"}}`, `{"events":{"m.x":1.5}}`, `{"users_default":"0"}`,
+			`{"notifications":{"room":"50"}}`, `{"users":{"nobody":1}}`,
+		} {
+			alice.SetState(room, "m.room.power_levels", "", []byte(content)).WantError(400, "M_BAD_JSON")
+		}
+		alice.SetState(room, "m.room.power_levels", "", []byte(`{"users":{"`+alice.ID+`":100},"ban":51}`)).WantOK()
+		alice.SetState(room, "m.room.create", "", map[string]any{}).WantError(403, "M_FORBIDDEN")
 	}
 }
 
@@ -72,6 +136,8 @@ func TestSendRefusals(t *testing.T) {
 		code                  string
 	}{
 		{"no body", "m.room.message", `{"msgtype":"m.text"}`, 400, "M_BAD_JSON"},
+		{"no msgtype", "m.room.message", `{"body":"hi"}`, 400, "M_BAD_JSON"},
+		{"body is no string", "m.room.message", `{"msgtype":"m.text","body":1}`, 400, "M_BAD_JSON"},
 		{"no JSON", "m.room.message", `{"msgtype":`, 400, "M_NOT_JSON"},
 		{"a float", "m.x", `{"a":1.5}`, 400, "M_BAD_JSON"},
 		{"a large integer", "m.x", `{"a":9007199254740992}`, 400, "M_BAD_JSON"},
@@ -110,6 +176,48 @@ func TestRedact(t *testing.T) {
 			require.True(t, got.Get("unsigned.redacted_because").Exists())
 		}
 	}
+}
+
+// ST-05: what is redacted is gone wherever the event is read.
+func TestRedactedEverywhere(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	topic := alice.SetState(room, "m.room.topic", "", map[string]any{"topic": "a secret"}).WantOK().Get("event_id").String()
+	alice.Redact(room, topic).WantOK()
+	alice.SetState(room, "m.room.name", "", map[string]any{"name": "n"}).WantOK()
+	for range 2 {
+		for _, path := range []string{
+			inRoom(room, "event", topic), inRoom(room, "context", topic), inRoom(room, "messages") + "?dir=b&limit=50",
+			inRoom(room, "state"), inRoom(room, "state", "m.room.topic"), v3 + "/sync", v3 + "/sync?use_state_after=true",
+			v3 + "/sync?filter=" + url.QueryEscape(`{"event_format":"federation"}`),
+		} {
+			require.NotContains(t, string(alice.Do("GET", path, nil).WantOK().Body), "a secret", path)
+		}
+		hs.Restart()
+	}
+	next := alice.SetState(room, "m.room.topic", "", map[string]any{"topic": "another"}).WantOK().Get("event_id").String()
+	require.JSONEq(t, `{}`, alice.Do("GET", inRoom(room, "event", next), nil).WantOK().Get("unsigned.prev_content").Raw)
+}
+
+// PA-17, PA-21: an edit leaves the event that it edits as it was, and a relation that is none does no harm.
+func TestRelationsChangeNothing(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	sent := alice.Send(room, "teh")
+	alice.SendEvent(room, "m.room.message", map[string]any{
+		"msgtype": "m.text", "body": "* the", "m.new_content": text("the"),
+		"m.relates_to": map[string]any{"rel_type": "m.replace", "event_id": sent},
+	}).WantOK()
+	require.Equal(t, "teh", alice.Do("GET", inRoom(room, "event", sent), nil).WantOK().Get("content.body").String())
+	for _, relation := range []string{
+		`1`, `[]`, `{}`, `{"rel_type":1,"event_id":2}`, `{"rel_type":"m.thread"}`, `{"rel_type":"m.thread","event_id":"nothing"}`,
+		`{"rel_type":"m.annotation"}`, `{"rel_type":"m.annotation","event_id":"$unknown","key":{}}`,
+	} {
+		alice.SendEvent(room, "m.x", []byte(`{"m.relates_to":`+relation+`}`)).WantOK()
+	}
+	alice.Messages(room, url.Values{"dir": {"b"}}).WantOK()
 }
 
 // ST-06: repeating the current state makes no event; a transaction id has no place there.

@@ -23,7 +23,7 @@ func (s *Service) checkState(ctx context.Context, d *Draft) error {
 	case "m.room.canonical_alias":
 		return s.checkCanonicalAlias(ctx, d)
 	case "m.room.member":
-		return checkMember(d)
+		return s.checkMember(ctx, d)
 	}
 	return nil
 }
@@ -51,13 +51,19 @@ func checkPowerLevels(content []byte) error {
 	return nil
 }
 
-// checkMember refuses a membership event without a membership or of nobody.
-func checkMember(d *Draft) error {
-	if _, err := id.ParseUserID(*d.StateKey); err != nil {
+// checkMember refuses a membership event without a membership or of nobody, and an invite that its own endpoint
+// would refuse.
+func (s *Service) checkMember(ctx context.Context, d *Draft) error {
+	target, err := id.ParseUserID(*d.StateKey)
+	if err != nil {
 		return mxerr.InvalidParam.With("the state key of an m.room.member has to be a user id")
 	}
-	if gjson.GetBytes(d.Content, "membership").Type != gjson.String {
+	membership := gjson.GetBytes(d.Content, "membership")
+	if membership.Type != gjson.String {
 		return mxerr.BadJSON.With("an m.room.member needs a membership that is a string")
+	}
+	if membership.Str == "invite" {
+		return s.checkInvitee(ctx, target)
 	}
 	return nil
 }
@@ -182,7 +188,10 @@ func isAnnotation(content []byte) bool {
 
 // afterState does what a durable state event brings about elsewhere.
 func (s *Service) afterState(ctx context.Context, d Draft) {
-	if d.Type == "m.room.guest_access" {
+	switch {
+	case d.Type == "m.room.guest_access":
 		s.removeGuests(ctx, d.Room)
+	case d.Type == "m.room.member" && gjson.GetBytes(d.Content, "membership").String() != "join":
+		s.Typing.Set(d.Room, id.UserID(*d.StateKey), 0) // who is out of the room no longer types there
 	}
 }
