@@ -205,3 +205,34 @@ func TestSpecificationIsThereInCI(t *testing.T) {
 		require.NotNil(t, loadSpecification(t))
 	}
 }
+
+// CA-02: whichever field of the configuration names the version of new rooms, the capability and /createRoom agree.
+func TestRoomVersionOfTheConfig(t *testing.T) {
+	for name, configure := range map[string]func(*homeserver.Config){
+		"12": func(*homeserver.Config) {},
+		"10": func(c *homeserver.Config) { c.RoomVersion = "10" },
+		"9":  func(c *homeserver.Config) { c.Discovery.RoomVersion = "9" },
+		"11": func(c *homeserver.Config) { c.RoomVersion, c.Discovery.RoomVersion = "11", "9" },
+	} {
+		alice := homeservertest.New(t, configure).User("alice")
+		said := alice.Do("GET", v3+"/capabilities", nil).WantOK().Get(`capabilities.m\.room_versions`)
+		require.Equal(t, name, said.Get("default").String())
+		require.Equal(t, "stable", said.Get("available."+name).String())
+		room := alice.CreateRoom(homeservertest.Private)
+		require.Equal(t, name, alice.State(room, "m.room.create", "").WantOK().Get("room_version").String())
+	}
+}
+
+// AU-19, EM-02: what is switched off or not here yet says so in the specification's words, never with a 500.
+func TestAbsentParts(t *testing.T) {
+	alice := homeservertest.New(t).User("alice")
+	for _, path := range []string{
+		"/_matrix/client/v1/auth_metadata", "/_matrix/client/v1/media/config", v3 + "/pushers", "/_matrix/media/v3/config",
+		"/.well-known/matrix/policy_server",
+	} {
+		alice.Do("GET", path, nil).WantError(404, "M_UNRECOGNIZED")
+	}
+	for _, name := range []string{"client", "server", "support"} {
+		alice.Do("GET", "/.well-known/matrix/"+name, nil).WantError(404, "M_NOT_FOUND")
+	}
+}

@@ -371,6 +371,14 @@ func TestOptionsRunsNothing(t *testing.T) {
 	require.Equal(t, 200, w.Code, "OPTIONS *")
 }
 
+// SB-15, SB-16: redirects too are for browsers.
+func TestRedirectsCarryCORS(t *testing.T) {
+	w := ask(newRouter(), "GET", v3+"/raw", "")
+	require.Equal(t, http.StatusFound, w.Code)
+	require.Equal(t, "*", w.Header().Get("Access-Control-Allow-Origin"))
+	require.Equal(t, "X-Requested-With, Content-Type, Authorization", w.Header().Get("Access-Control-Allow-Headers"))
+}
+
 func TestWrongMethodNamesTheRightOnes(t *testing.T) {
 	w := ask(newRouter(), "POST", v3+"/rooms/!a:hs/state/m.x", "{}", as("alice")...)
 	require.Equal(t, 405, w.Code)

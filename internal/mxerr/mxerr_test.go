@@ -3,6 +3,8 @@ package mxerr_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"testing"
 
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -31,4 +33,20 @@ func TestIsComparesCodes(t *testing.T) {
 	var e *mxerr.Error
 	require.ErrorAs(t, wrapped, &e)
 	require.Equal(t, "M_NOT_FOUND: no such room", e.Error())
+}
+
+// SB-06, SB-07, SB-32: every template has a code of the specification's form and words for a person, and 401 is kept
+// for what is wrong with a token.
+func TestTemplates(t *testing.T) {
+	source, err := os.ReadFile("mxerr.go")
+	require.NoError(t, err)
+	templates := regexp.MustCompile(`&Error\{Code: "(.*?)", Status: (\d+), Message: "(.*?)"\}`).FindAllSubmatch(source, -1)
+	require.Greater(t, len(templates), 40)
+	for _, m := range templates {
+		code, status := string(m[1]), string(m[2])
+		require.Regexp(t, `^M_[A-Z]+(_[A-Z]+)*$`, code)
+		require.NotEmpty(t, m[3], code)
+		token := code == "M_MISSING_TOKEN" || code == "M_UNKNOWN_TOKEN" || code == "M_UNAUTHORIZED" || code == "M_USER_LOCKED"
+		require.Equal(t, token, status == "401", "%s has status %s", code, status)
+	}
 }
