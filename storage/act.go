@@ -39,7 +39,8 @@ type Act struct {
 	// Announced, if not nil, is called once the positions are published: the place for wake-ups. It may not wait.
 	Announced func(first Pos)
 
-	// Refused, if not nil, is called when the act was not written, likewise in order.
+	// Refused, if not nil, is called when the act was not written, likewise in order; by Queue itself when
+	// the database is closed. It may not wait.
 	Refused func(err error)
 
 	first    Pos
@@ -108,9 +109,9 @@ func (a *Act) withdraw() bool { return a.progress.CompareAndSwap(waiting, withdr
 // take begins the writing of an act; false when it was withdrawn.
 func (a *Act) take() bool { return a.progress.CompareAndSwap(waiting, taken) }
 
-// finish answers whoever waits.
-func (a *Act) finish(err error) {
-	a.err = err
+// finish answers whoever waits. The act may be kept for its answer, so its rows are let go.
+func (a *Act) finish() {
+	a.rows, a.rooms = nil, nil
 	close(a.done)
 }
 

@@ -51,7 +51,9 @@ func newBatcher(engine Engine, pos Pos, count int64) *batcher {
 func (b *batcher) queue(a *Act) {
 	a.done = make(chan struct{})
 	if !b.place(a) {
-		a.finish(ErrClosed)
+		a.err = ErrClosed
+		a.tell()
+		a.finish()
 		return
 	}
 	b.nudge()
@@ -96,6 +98,7 @@ func (b *batcher) run() {
 	for range b.wake {
 		closed := false
 		for {
+			// Whoever was just answered, or is about to queue, does so first and shares the next commit.
 			runtime.Gosched()
 			if acts, closed = b.take(acts); len(acts) == 0 {
 				break
@@ -337,7 +340,7 @@ func (b *batcher) answer(acts []*Act) {
 	for _, a := range acts {
 		a.announce()
 		b.writing = b.writing[1:]
-		a.finish(a.err)
+		a.finish()
 	}
 }
 

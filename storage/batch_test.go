@@ -547,9 +547,11 @@ func TestCloseCommitsTheQueue(t *testing.T) {
 	require.NoError(t, <-closed)
 	require.Equal(t, make([]string, 300), results(acts...))
 
+	d.take()
 	late := d.act("late", "late")
 	db.Queue(late)
 	require.ErrorIs(t, late.Wait(context.Background()), storage.ErrClosed)
+	require.Equal(t, []string{"late refused"}, d.take())
 	require.ErrorIs(t, write(db, ""), storage.ErrClosed)
 	require.Len(t, stored(t, open(t, file(t, path)), selectNames), 300)
 }

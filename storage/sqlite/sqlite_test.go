@@ -1,12 +1,10 @@
 package sqlite_test
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,14 +18,6 @@ import (
 	"github.com/embedmatrix/homeserver/storage/sqlite"
 	"github.com/embedmatrix/homeserver/storage/storagetest"
 )
-
-// TestMain runs the tests, or as a second process the one function it is asked for.
-func TestMain(m *testing.M) {
-	if task := os.Getenv("SECOND_PROCESS"); task != "" {
-		os.Exit(secondProcess(task, os.Getenv("DATABASE")))
-	}
-	os.Exit(m.Run())
-}
 
 func TestFile(t *testing.T) {
 	storagetest.Run(t, func(tb testing.TB) storage.Engine {
@@ -229,110 +219,5 @@ func TestBubble(t *testing.T) {
 				close(held)
 			})
 		})
-	}
-}
-
-// TestKill: what was acknowledged before a kill is there afterwards, and the file opens at once.
-func TestKill(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "test.db")
-	acknowledged := 0
-	for range 3 {
-		acknowledged = writeUntilKilled(t, path, acknowledged)
-		start := time.Now()
-		e, err := sqlite.Open(path)
-		require.NoError(t, err)
-		db, err := storage.Open(context.Background(), e)
-		require.NoError(t, err)
-		require.Less(t, time.Since(start), 2*time.Second, "open after a kill")
-		for i := range acknowledged {
-			require.True(t, noted(t, db, i), "note %d of %d acknowledged", i, acknowledged)
-		}
-		require.NoError(t, db.Close())
-	}
-}
-
-// writeUntilKilled runs a process that writes notes from a number on, kills it and returns the number after the
-// last note it has acknowledged. It may have written one more.
-func writeUntilKilled(t *testing.T, path string, from int) int {
-	t.Helper()
-	cmd := second(t, "write", path)
-	cmd.Env = append(cmd.Env, fmt.Sprint("FROM=", from))
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	lines := bufio.NewScanner(out)
-	for range 200 {
-		require.True(t, lines.Scan(), "the writing process has ended: %v", lines.Err())
-		_, err := fmt.Sscan(lines.Text(), &from)
-		require.NoError(t, err)
-	}
-	require.NoError(t, cmd.Process.Kill())
-	for lines.Scan() {
-		_, err := fmt.Sscan(lines.Text(), &from)
-		require.NoError(t, err)
-	}
-	require.Error(t, cmd.Wait())
-	return from + 1
-}
-
-func TestSecondProcessIsRefused(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "test.db")
-	db := openFile(t, path)
-	out, err := second(t, "open", path).CombinedOutput()
-	require.Error(t, err, "a second process beside this one")
-	require.Contains(t, string(out), "another process uses this database")
-	require.NoError(t, db.Close())
-	out, err = second(t, "open", path).CombinedOutput()
-	require.NoError(t, err, "a process after this one: %s", out)
-}
-
-func second(t *testing.T, task, path string) *exec.Cmd {
-	t.Helper()
-	exe, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), "SECOND_PROCESS="+task, "DATABASE="+path)
-	cmd.Stderr = os.Stderr
-	if task == "open" {
-		cmd.Stderr = nil
-	}
-	return cmd
-}
-
-func secondProcess(task, path string) int {
-	e, err := sqlite.Open(path)
-	if err == nil {
-		var db *storage.DB
-		if db, err = storage.Open(context.Background(), e); err == nil {
-			err = tasks[task](db)
-		}
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-}
-
-var tasks = map[string]func(*storage.DB) error{
-	"open":  (*storage.DB).Close,
-	"write": writeForEver,
-	"full":  fillDisk,
-}
-
-// writeForEver writes notes and prints the number of each when it is acknowledged.
-func writeForEver(db *storage.DB) error {
-	var n int
-	if _, err := fmt.Sscan(os.Getenv("FROM"), &n); err != nil {
-		return err
-	}
-	for ; ; n++ {
-		if _, err := eventOf(db, n); err == nil {
-			continue // written before the kill, though not acknowledged
-		}
-		if err := note(db, n, 1000); err != nil {
-			return err
-		}
-		fmt.Println(n)
 	}
 }
