@@ -46,7 +46,7 @@ export class Appliance {
         for (const until = Date.now() + readyWithinMs; Date.now() < until; await sleep(20)) {
             if (this.end) throw new Error(`the appliance ended with status ${this.end.code}:\n${this.output}`);
             const versions = await fetch(`${this.url}/_matrix/client/versions`).catch(() => undefined);
-            if (versions?.ok) return;
+            if (versions?.ok && this.output.includes("Homeserver URL")) return; // the last that it prints
         }
         throw new Error(`the appliance is not ready after ${readyWithinMs} ms:\n${this.output}`);
     }

@@ -20,13 +20,27 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var ownerAccount = regexp.MustCompile(`user id: +(\S+)\n +password: (\S+)`)
+var (
+	ownerAccount      = regexp.MustCompile(`user id: +(\S+)\n +password: (\S+)\n`)
+	registrationToken = regexp.MustCompile(`registration token, .*: (\S+)\n`)
+	homeserverURL     = regexp.MustCompile(`Homeserver URL: (\S+)\n`)
+)
+
+// printed waits until the appliance has printed something, and returns the match with its groups.
+func (p *process) printed(t *testing.T, what *regexp.Regexp) []string {
+	t.Helper()
+	var match []string
+	require.Eventually(t, func() bool {
+		match = what.FindStringSubmatch(p.output.String())
+		return match != nil
+	}, readyWithin, time.Millisecond, "%s is not in what was printed", what)
+	return match
+}
 
 // logInAsOwner uses what the first start printed.
 func logInAsOwner(t *testing.T, p *process) credentials {
 	t.Helper()
-	account := ownerAccount.FindStringSubmatch(p.output.String())
-	require.Len(t, account, 3, "the owner's account is not in\n%s", p.output)
+	account := p.printed(t, ownerAccount)
 	session, err := logIn(t.Context(), newClient(p.url), "", account[1], account[2])
 	require.NoError(t, err)
 	return session
@@ -36,10 +50,11 @@ func TestOwnerIsMadeOnce(t *testing.T) {
 	folder, addr := t.TempDir(), freeAddr(t)
 	first := started(t, folder, addr)
 	require.Equal(t, "@owner:localhost", logInAsOwner(t, first).User)
-	require.Contains(t, first.output.String(), "Homeserver URL: http://"+addr)
+	require.Equal(t, "http://"+addr, first.printed(t, homeserverURL)[1])
 	first.kill()
 
 	second := started(t, folder, addr)
+	second.printed(t, homeserverURL) // the last that it prints
 	require.NotContains(t, second.output.String(), "password")
 }
 
@@ -51,13 +66,9 @@ func TestRegistrationIsClosedByDefault(t *testing.T) {
 	require.True(t, ok && refusal.Status == 403, "POST /register: %v", err)
 }
 
-var registrationToken = regexp.MustCompile(`registration token, .*: (\S+)`)
-
 func TestRegistrationTokenIsPrinted(t *testing.T) {
 	p := started(t, t.TempDir(), freeAddr(t), "--registration", "token")
-	token := registrationToken.FindStringSubmatch(p.output.String())
-	require.Len(t, token, 2, "no token in\n%s", p.output)
-
+	token := p.printed(t, registrationToken)
 	c := newClient(p.url)
 	body := map[string]any{"username": "friend", "password": "correct horse battery staple"}
 	asked, _ := isRefused(c.do(t.Context(), "", "POST", "/register", body, nil))
@@ -78,7 +89,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 		require.FailNow(t, "a second process runs on the same data")
 	}
 	require.Equal(t, 1, second.cmd.ProcessState.ExitCode(), "%s", second.output)
-	require.Contains(t, second.output.String(), "appliance: ")
+	require.Contains(t, second.output.String(), "appliance: ", "what it says of that") // Wait has read all of it
 }
 
 // TestBothListenersServeEverything: federation with TLS, clients without, each every path.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -27,9 +28,11 @@ type options struct {
 	noRateLimits, privateNets, conformant bool
 }
 
-func parse(args []string) (*options, error) {
+// parse reads the flags; what is wrong with them, and how to do better, is also written to out.
+func parse(args []string, out io.Writer) (*options, error) {
 	o := &options{}
 	flags := flag.NewFlagSet("appliance", flag.ContinueOnError)
+	flags.SetOutput(out)
 	flags.StringVar(&o.serverName, "server-name", "localhost", "the `NAME` after ':' in user ids; it can never change")
 	flags.StringVar(&o.dataDir, "data-dir", "./data", "`FOLDER` of everything that is kept")
 	flags.StringVar(&o.clientAddr, "client-addr", "127.0.0.1:8008", "`ADDRESS` for clients, plain HTTP")

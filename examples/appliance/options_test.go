@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,7 +14,7 @@ import (
 )
 
 func TestDefaults(t *testing.T) {
-	o, err := parse(nil)
+	o, err := parse(nil, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, &options{
 		serverName: "localhost", dataDir: "./data", clientAddr: "127.0.0.1:8008", registration: "closed",
@@ -40,17 +41,17 @@ func TestRefusedFlags(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := parse(tt.args)
+			_, err := parse(tt.args, io.Discard)
 			require.ErrorContains(t, err, tt.want, "parse(%q)", tt.args)
 		})
 	}
-	_, err := parse([]string{"--help"})
+	_, err := parse([]string{"--help"}, io.Discard)
 	require.ErrorIs(t, err, flag.ErrHelp)
 }
 
 func TestConformance(t *testing.T) {
 	o, err := parse([]string{"--conformance", "--server-name", "hs1", "--data-dir", t.TempDir(),
-		"--registration-shared-secret", "sesame"})
+		"--registration-shared-secret", "sesame"}, io.Discard)
 	require.NoError(t, err)
 	cfg, err := o.config(nil)
 	require.NoError(t, err)
