@@ -22,11 +22,11 @@ import (
 type Limits struct {
 	Events int // parsed events; default 48 MiB
 	Nodes  int // nodes of states; default 16 MiB
-	Rooms  int // rooms with their members; default 64 MiB
+	Rooms  int // rooms with their members and newest events; default 128 MiB
 }
 
 func (l Limits) withDefaults() Limits {
-	for v, def := range map[*int]int{&l.Events: 48 << 20, &l.Nodes: 16 << 20, &l.Rooms: 64 << 20} {
+	for v, def := range map[*int]int{&l.Events: 48 << 20, &l.Nodes: 16 << 20, &l.Rooms: 128 << 20} {
 		if *v == 0 {
 			*v = def
 		}
@@ -73,9 +73,9 @@ func (c *Cache) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	for {
 		e, mine := c.entry(roomID)
 		if mine {
-			e.room, e.err = c.load(context.WithoutCancel(ctx), roomID)
-			c.loaded(e)
-			return e.room, e.err // fresh, even if others have pushed it out again
+			room, err := c.load(context.WithoutCancel(ctx), roomID)
+			c.loaded(e, room, err)
+			return room, err // fresh, even if others have pushed it out again
 		}
 		select {
 		case <-e.ready:
@@ -96,23 +96,38 @@ func (c *Cache) entry(roomID id.RoomID) (e *entry, mine bool) {
 	defer c.mu.Unlock()
 	if el, ok := c.rooms[roomID]; ok {
 		c.order.MoveToFront(el)
-		return el.Value.(*entry), false
+		e = el.Value.(*entry)
+		c.measureLocked(e)
+		return e, false
 	}
 	e = &entry{id: roomID, ready: make(chan struct{})}
 	c.rooms[roomID] = c.order.PushFront(e)
 	return e, true
 }
 
-func (c *Cache) loaded(e *entry) {
+// loaded ends the loading of an entry. Until then it has no room, and is not evicted.
+func (c *Cache) loaded(e *entry, room *Room, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if e.err = err; err == nil {
+		e.room = room
+	}
 	close(e.ready)
 	if e.err != nil {
 		c.forgetLocked(e)
 		return
 	}
-	e.bytes = e.room.size()
-	c.bytes += e.bytes
+	c.measureLocked(e)
+}
+
+// measureLocked notes how large a room has become, and makes room for it.
+func (c *Cache) measureLocked(e *entry) {
+	if e.room == nil {
+		return
+	}
+	size := e.room.size()
+	c.bytes += size - e.bytes
+	e.bytes = size
 	c.evictLocked()
 }
 
@@ -121,8 +136,7 @@ func (c *Cache) evictLocked() {
 	for el := c.order.Back(); el != nil && el != c.order.Front() && c.bytes > c.limits.Rooms; {
 		e := el.Value.(*entry)
 		el = el.Prev()
-		if e.room != nil && e.room.pins.Load() == 0 {
-			e.room.stale.Store(true) // a writer that got hold of it a moment ago takes it anew
+		if e.room != nil && e.room.evict() {
 			c.forgetLocked(e)
 		}
 	}
@@ -145,7 +159,7 @@ func (c *Cache) forgetLocked(e *entry) {
 func (r *Room) size() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return 4096 + 200*len(r.keys) + 150*len(r.members)
+	return 4096 + 200*len(r.keys) + 150*len(r.members) + int(r.tail.Load())
 }
 
 // load reads a room: its head, keys, members and newest events.
@@ -154,6 +168,7 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	var keys []storage.StateKey
 	var members []storage.Member
 	var tail []storage.Event
+	epoch := c.events.begin()
 	err := c.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		if row, err = tx.Room(roomID); err != nil {
 			return err
@@ -174,7 +189,7 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r, r.fill(row, keys, members, tail)
+	return r, r.fill(row, keys, members, tail, epoch)
 }
 
 func (c *Cache) newRoom(roomID id.RoomID, num int64, version string) (*Room, error) {
@@ -191,7 +206,7 @@ func (c *Cache) newRoom(roomID id.RoomID, num int64, version string) (*Room, err
 	return r, nil
 }
 
-func (r *Room) fill(row storage.Room, keys []storage.StateKey, members []storage.Member, tail []storage.Event) error {
+func (r *Room) fill(row storage.Room, keys []storage.StateKey, members []storage.Member, tail []storage.Event, epoch int64) error {
 	r.head.seq, r.head.state, r.head.lastPos = row.Seq, row.State, row.LastPos
 	if err := json.Unmarshal(row.Extremities, &r.head.extremities); err != nil {
 		return fmt.Errorf("extremities of %s: %w", r.ID, err)
@@ -208,11 +223,12 @@ func (r *Room) fill(row storage.Room, keys []storage.StateKey, members []storage
 	}
 	r.findFirstLocked()
 	r.mu.Unlock()
-	events, err := r.cachedAll(tail)
+	events, err := r.cachedAll(tail, epoch)
 	if err != nil {
 		return err
 	}
 	slices.Reverse(events)
+	r.tail.Store(costOf(events))
 	r.view.Store(&View{State: row.State, Pos: row.LastPos, Tail: events, Whole: len(events) < tailLength})
 	return nil
 }

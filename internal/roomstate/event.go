@@ -37,22 +37,22 @@ func (r *Room) fromRow(row *storage.Event) (*Event, error) {
 	}, nil
 }
 
-// cached returns the shared value of a stored event.
-func (r *Room) cached(row *storage.Event) (*Event, error) {
+// cached returns the shared value of a stored event that was read since epoch.
+func (r *Room) cached(row *storage.Event, epoch int64) (*Event, error) {
 	if e, ok := r.cache.events.get(row.Pos); ok {
 		return e, nil
 	}
 	e, err := r.fromRow(row)
 	if err == nil {
-		r.cache.events.put(e.Pos, e, e.cost())
+		r.cache.events.putRead(e.Pos, e, e.cost(), epoch)
 	}
 	return e, err
 }
 
-func (r *Room) cachedAll(rows []storage.Event) ([]*Event, error) {
+func (r *Room) cachedAll(rows []storage.Event, epoch int64) ([]*Event, error) {
 	list := make([]*Event, 0, len(rows))
 	for i := range rows {
-		e, err := r.cached(&rows[i])
+		e, err := r.cached(&rows[i], epoch)
 		if err != nil {
 			return nil, err
 		}
@@ -78,6 +78,7 @@ func (r *Room) EventsAt(ctx context.Context, positions []storage.Pos) ([]*Event,
 		return list, nil
 	}
 	var rows []storage.Event
+	epoch := r.cache.events.begin()
 	err := r.cache.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		rows, err = tx.EventsAt(missing)
 		return err
@@ -89,7 +90,7 @@ func (r *Room) EventsAt(ctx context.Context, positions []storage.Pos) ([]*Event,
 		return nil, fmt.Errorf("read events of %s: %d of %d are missing", r.ID, len(missing)-len(rows), len(missing))
 	}
 	for i := range rows {
-		e, err := r.cached(&rows[i])
+		e, err := r.cached(&rows[i], epoch)
 		if err != nil {
 			return nil, err
 		}
@@ -127,6 +128,7 @@ func (r *Room) EventByID(ctx context.Context, eventID id.EventID) (*Event, error
 		}
 	}
 	var row storage.Event
+	epoch := r.cache.events.begin()
 	err := r.cache.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		row, err = tx.EventByID(eventID)
 		return err
@@ -137,5 +139,5 @@ func (r *Room) EventByID(ctx context.Context, eventID id.EventID) (*Event, error
 	if err != nil {
 		return nil, err
 	}
-	return r.cached(&row)
+	return r.cached(&row, epoch)
 }

@@ -12,6 +12,8 @@ type lru[K comparable, V any] struct {
 	max, bytes int
 	items      map[K]*list.Element
 	order      *list.List // of *lruItem[K, V], the most recent first
+	// epoch counts replaced values: what was read from storage in an earlier one may be out of date.
+	epoch int64
 }
 
 type lruItem[K comparable, V any] struct {
@@ -36,11 +38,39 @@ func (c *lru[K, V]) get(key K) (V, bool) {
 	return el.Value.(*lruItem[K, V]).val, true
 }
 
-// put adds or replaces a value and drops the least recently used ones beyond the bound.
+// begin returns the epoch in which a read from storage begins.
+func (c *lru[K, V]) begin() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.epoch
+}
+
+// put adds a value that nobody else can have read yet, or that never changes.
 func (c *lru[K, V]) put(key K, val V, cost int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dropLocked(key)
+	c.putLocked(key, val, cost)
+}
+
+// putRead adds a value that was read from storage since epoch, unless one was replaced meanwhile.
+func (c *lru[K, V]) putRead(key K, val V, cost int, epoch int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.epoch == epoch {
+		c.putLocked(key, val, cost)
+	}
+}
+
+// replace puts a value in the place of an earlier one, after the commit by which it changed.
+func (c *lru[K, V]) replace(key K, val V, cost int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch++
+	c.putLocked(key, val, cost)
+}
+
+// putLocked adds or replaces a value and drops the least recently used ones beyond the bound.
+func (c *lru[K, V]) putLocked(key K, val V, cost int) {
 	c.items[key] = c.order.PushFront(&lruItem[K, V]{key, val, cost})
 	c.bytes += cost
 	for c.bytes > c.max && c.order.Len() > 1 {

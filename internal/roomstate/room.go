@@ -30,10 +30,11 @@ type Room struct {
 	cache *Cache
 	lock  chan struct{} // capacity 1: the right to write; guards head
 	head  head
-	stale atomic.Bool  // a write was refused: load it again
-	pins  atomic.Int32 // writers and queued acts: not to be evicted
+	stale atomic.Bool  // a write was refused, or it was evicted: load it again
+	pins  atomic.Int32 // writers and queued acts: not to be evicted; negative once it is
 
 	view atomic.Pointer[View]
+	tail atomic.Int64 // about what the events of the view's tail hold in memory
 
 	mu sync.RWMutex // guards the following; no I/O under it
 	// numbers and keys number the state keys; queued are events that are not yet committed.
@@ -70,7 +71,41 @@ type head struct {
 	lastPos     storage.Pos
 	extremities []Extremity
 	txns        map[[32]byte]*Pending // transaction ids whose acts are queued
+	pruneTxns   int                   // how many of them are too many
+	last        *Pending              // the latest act
 	levels      eventauth.Memo
+}
+
+// evicted is far below what pins can make up for.
+const evicted = math.MinInt32 / 2
+
+// pin keeps the room in the cache until unpin; false when it is evicted already, for then another value may
+// stand for the same room, and its readers would not learn what is written here.
+func (r *Room) pin() bool {
+	if r.pins.Add(1) > 0 {
+		return true
+	}
+	r.pins.Add(-1)
+	return false
+}
+
+func (r *Room) unpin() { r.pins.Add(-1) }
+
+// evict takes the room out of use, unless it is pinned. Nobody writes it from then on.
+func (r *Room) evict() bool {
+	if !r.pins.CompareAndSwap(0, evicted) {
+		return false
+	}
+	r.stale.Store(true) // whoever found it in the cache a moment ago takes it anew
+	return true
+}
+
+// costOf is about what events hold in memory.
+func costOf(events []*Event) (bytes int64) {
+	for _, e := range events {
+		bytes += int64(e.cost())
+	}
+	return bytes
 }
 
 // View returns the newest view.
@@ -134,6 +169,7 @@ func (r *Room) HistoryForwards(ctx context.Context, after, before int64, limit i
 
 func (r *Room) history(ctx context.Context, query func(*storage.Tx) ([]storage.Event, error)) ([]*Event, error) {
 	var rows []storage.Event
+	epoch := r.cache.events.begin()
 	err := r.cache.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		rows, err = query(tx)
 		return err
@@ -141,7 +177,7 @@ func (r *Room) history(ctx context.Context, query func(*storage.Tx) ([]storage.E
 	if err != nil {
 		return nil, err
 	}
-	return r.cachedAll(rows)
+	return r.cachedAll(rows, epoch)
 }
 
 // number returns the number of a state key, or false when no state of the room ever had it.

@@ -71,18 +71,20 @@ func (c *Cache) Lock(ctx context.Context, roomID id.RoomID) (*Writer, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.pins.Add(1)
+		if !r.pin() {
+			continue
+		}
 		select {
 		case r.lock <- struct{}{}:
 		case <-ctx.Done():
-			r.pins.Add(-1)
+			r.unpin()
 			return nil, ctx.Err()
 		}
 		if !r.stale.Load() {
 			return &Writer{Room: r, ctx: ctx, extremities: r.head.extremities}, nil
 		}
 		<-r.lock // a write was refused meanwhile: take what is stored
-		r.pins.Add(-1)
+		r.unpin()
 	}
 }
 
@@ -92,7 +94,7 @@ func (c *Cache) Create(ctx context.Context, roomID id.RoomID, rules *roomversion
 	if err != nil {
 		return nil, err
 	}
-	r.pins.Add(1)
+	r.pin()
 	r.lock <- struct{}{}
 	return &Writer{Room: r, ctx: ctx, created: true}, nil
 }
@@ -100,7 +102,7 @@ func (c *Cache) Create(ctx context.Context, roomID id.RoomID, rules *roomversion
 // Unlock gives the right to write back.
 func (w *Writer) Unlock() {
 	<-w.lock
-	w.pins.Add(-1)
+	w.unpin()
 }
 
 // Extremities returns the events that the next one follows.
@@ -138,6 +140,15 @@ func (w *Writer) Settled(eventType, stateKey string) (*Event, error) {
 		e = nil
 	}
 	return e, err
+}
+
+// Unsettled returns the latest act of the room while it is on its way: what a Writer finds is durable once it
+// is. It is nil when nothing is.
+func (w *Writer) Unsettled() *Pending {
+	if p := w.head.last; p != nil && !p.act.Done() {
+		return p
+	}
+	return nil
 }
 
 // Context is that of the request for which the room was locked.
@@ -205,7 +216,7 @@ func (w *Writer) Queue() *Pending {
 	for i := range w.plan {
 		p.Events = append(p.Events, w.plan[i].Event)
 	}
-	w.pins.Add(1) // until it is committed or refused
+	w.pin() // until it is committed or refused
 	w.act.Positions = len(w.plan)
 	w.act.Place = w.place
 	w.act.Committed = func(storage.Pos) { w.committed() }
@@ -220,12 +231,14 @@ func (w *Writer) Queue() *Pending {
 }
 
 // keepTxns is how many transaction ids of finished acts may stay at hand.
-const keepTxns = 256
+const keepTxns = 16
 
 // remember keeps the transaction ids of the act at hand until it is done and storage has them.
 func (w *Writer) remember(p *Pending) {
-	if len(w.head.txns) >= keepTxns {
+	w.head.last = p
+	if len(w.head.txns) >= max(keepTxns, w.head.pruneTxns) {
 		maps.DeleteFunc(w.head.txns, func(_ [32]byte, q *Pending) bool { return q.act.Done() })
+		w.head.pruneTxns = 2 * len(w.head.txns)
 	}
 	for i := range w.plan {
 		if h := w.plan[i].meta.Hash; h != nil {
@@ -238,6 +251,7 @@ func (w *Writer) remember(p *Pending) {
 func (w *Writer) place(act *storage.Act, first storage.Pos) {
 	h := &w.head
 	from := h.seq
+	h.seq++ // first of all: when the act fails, so has everything behind it
 	w.mu.Lock()
 	for i := range w.plan {
 		w.plan[i].Pos = first + storage.Pos(i)
@@ -250,7 +264,6 @@ func (w *Writer) place(act *storage.Act, first storage.Pos) {
 			return
 		}
 	}
-	h.seq++
 	h.lastPos = first + storage.Pos(len(w.plan)) - 1
 	h.extremities = w.extremities
 	w.placeRoom(act, from)
@@ -353,10 +366,12 @@ func (w *Writer) show() {
 	next := View{Pos: v.Pos, State: v.State, Tail: v.Tail, Whole: v.Whole}
 	for i := range w.plan {
 		next.Tail = append(next.Tail, w.plan[i].Event)
+		w.tail.Add(int64(w.plan[i].cost()))
 		next.Pos, next.State = w.plan[i].Pos, w.plan[i].Now
 	}
 	if len(next.Tail) > 4*tailLength {
 		next.Tail, next.Whole = slices.Clone(next.Tail[len(next.Tail)-tailLength:]), false
+		w.tail.Store(costOf(next.Tail))
 	}
 	w.mu.Lock()
 	for i := range w.plan {
@@ -384,7 +399,7 @@ func (w *Writer) redact(p *proposal) {
 		Event: ev, Pos: t.Pos, Ord: t.Ord, Before: t.Before, Now: t.Now, Flags: t.Flags,
 		RedactedBy: p.Pos, Device: t.Device, Txn: t.Txn,
 	}
-	w.cache.events.put(t.Pos, redacted, redacted.cost())
+	w.cache.events.replace(t.Pos, redacted, redacted.cost())
 	v := *w.View()
 	if i := slices.IndexFunc(v.Tail, func(e *Event) bool { return e.Pos == t.Pos }); i >= 0 {
 		v.Tail = slices.Clone(v.Tail)
@@ -416,15 +431,14 @@ func (w *Writer) refused() {
 }
 
 // done lets the room be evicted again.
-func (w *Writer) done() { w.pins.Add(-1) }
+func (w *Writer) done() { w.unpin() }
 
 // adopt makes a new room known before its first act is queued.
 func (c *Cache) adopt(r *Room) {
-	e := &entry{id: r.ID, ready: make(chan struct{}), room: r, bytes: r.size()}
+	e := &entry{id: r.ID, ready: make(chan struct{}), room: r}
 	close(e.ready)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.rooms[r.ID] = c.order.PushFront(e)
-	c.bytes += e.bytes
-	c.evictLocked()
+	c.measureLocked(e)
 }
