@@ -38,6 +38,7 @@ func TestTyping(t *testing.T) {
 	s = alice.Sync(s.NextBatch)
 	require.JSONEq(t, `[{"type":"m.typing","content":{"user_ids":["@bob:hs.test"]}}]`, s.Joined(room).Get("ephemeral.events").Raw)
 	require.False(t, carol.Sync(initial).Joined(room).Exists(), "who is not in the room")
+	initial = carol.Sync("").NextBatch
 	carol.MustJoin(room)
 	require.Equal(t, bob.ID, carol.Sync(initial).Joined(room).Get("ephemeral.events.0.content.user_ids.0").Str, "who joins")
 	typing(bob, room, false)

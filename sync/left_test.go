@@ -100,6 +100,25 @@ func TestRefusedInvitesAreTold(t *testing.T) {
 	}
 }
 
+// TestRefusedInvitesTellNoState: whoever looks back to a time before the room is told nothing of it either, for they
+// never were in it.
+func TestRefusedInvitesTellNoState(t *testing.T) {
+	alice, bob := two(t)
+	since := bob.Sync("").NextBatch
+	room := alice.CreateRoom(private)
+	name(alice, room, "a secret name")
+	alice.MustInvite(room, bob)
+	bob.MustLeave(room)
+	for _, s := range []*homeservertest.Sync{bob.Sync(since), ask(bob, "filter", withLeft), ask(bob, "since", since, "filter", lazy)} {
+		r := s.Left(room)
+		require.Equal(t, []string{"m.room.member/" + bob.ID}, keys(r.Get("timeline.events")))
+		require.Empty(t, r.Get("state.events").Array())
+		require.False(t, r.Get("summary").Exists())
+	}
+	after := ask(bob, "since", since, "use_state_after", "true").Left(room)
+	require.Equal(t, []string{"m.room.member/" + bob.ID}, keys(after.Get("state_after.events")))
+}
+
 // TestBanOfAStranger: a ban of somebody who was never there tells them nothing.
 func TestBanOfAStranger(t *testing.T) {
 	alice, bob := two(t)

@@ -78,9 +78,12 @@ func (s *sentMembers) has(key deviceKey, m memberKey, pos storage.Pos) bool {
 	return ok && el.Value.(*sentTo).got[m] == pos
 }
 
-// offer notes what an answer brings that ends at a token. Devices that were not heard of for longest are
+// offer notes what an answer from a token to the next brings. Devices that were not heard of for longest are
 // forgotten when there is too much to remember.
-func (s *sentMembers) offer(key deviceKey, next string, members map[memberKey]storage.Pos) {
+func (s *sentMembers) offer(key deviceKey, since, next string, members map[memberKey]storage.Pos) {
+	if since == next { // coming back with it would prove nothing
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	el, ok := s.devices[key]
@@ -88,14 +91,11 @@ func (s *sentMembers) offer(key deviceKey, next string, members map[memberKey]st
 		if len(members) == 0 {
 			return
 		}
-		el = s.order.PushFront(&sentTo{key: key, got: map[memberKey]storage.Pos{}})
+		el = s.order.PushFront(&sentTo{key: key, confirmed: since, got: map[memberKey]storage.Pos{}})
 		s.devices[key] = el
 		s.size++
 	}
 	d := el.Value.(*sentTo)
-	if next == d.confirmed { // coming back with it would prove nothing
-		return
-	}
 	s.size -= d.cost()
 	d.offered, d.pending = next, members
 	s.size += d.cost()

@@ -124,3 +124,44 @@ func TestLazyJoin(t *testing.T) {
 	_, members := lazily(dave, room, s.NextBatch)
 	require.Equal(t, map[string]string{bob.ID: "join", dave.ID: "join"}, members)
 }
+
+// TestLazyClientStartsOver: what a device was sent before it began anew, or went back to a token of long ago, it may
+// have lost.
+func TestLazyClientStartsOver(t *testing.T) {
+	alice, bob, carol, _, room := crowd(t)
+	send(bob, room, numbers(1, 12)...)
+	s, _ := lazily(alice, room, "")
+	old := s.NextBatch
+	for i := range 3 {
+		carol.Send(room, numbers(i, i)[0])
+		s, _ = lazily(alice, room, s.NextBatch)
+	}
+	carol.Send(room, "again")
+	_, members := lazily(alice, room, old)
+	require.Equal(t, map[string]string{carol.ID: "join"}, members, "an old token")
+
+	s, members = lazily(alice, room, "")
+	require.Contains(t, members, carol.ID)
+	send(bob, room, numbers(1, 12)...)
+	s, members = lazily(alice, room, "")
+	require.NotContains(t, members, carol.ID)
+	carol.Send(room, "and again")
+	_, members = lazily(alice, room, s.NextBatch)
+	require.Equal(t, map[string]string{carol.ID: "join"}, members, "a new beginning")
+}
+
+// TestSameTokenTwiceProvesNothing: an answer that ends where it began may be lost without the client's next request
+// telling.
+func TestSameTokenTwiceProvesNothing(t *testing.T) {
+	alice, bob, carol, _, room := crowd(t)
+	name(alice, room, "")
+	send(alice, room, numbers(1, 12)...)
+	s := ask(alice, "filter", `{"room":{"state":{"lazy_load_members":true,"types":["org.none"]}}}`)
+	whole, members := lazily(alice, room, s.NextBatch, "full_state", "true")
+	require.Equal(t, s.NextBatch, whole.NextBatch)
+	require.Contains(t, members, carol.ID, "a hero")
+	send(carol, room, "1")
+	send(bob, room, "2")
+	_, members = lazily(alice, room, s.NextBatch)
+	require.Equal(t, map[string]string{carol.ID: "join", bob.ID: "join"}, members)
+}

@@ -142,14 +142,21 @@ func TestJoinedAnew(t *testing.T) {
 	require.Empty(t, bob.Sync(s.NextBatch).Joined(room).Get("state.events").Array(), "a new profile is no new join")
 }
 
-// TestNewRoomIsNotLimited: who makes a room has not missed anything of it.
+// TestNewRoomIsNotLimited: who makes a room has not missed anything of it; who joins one that was there before has,
+// though all of it may be in the timeline.
 func TestNewRoomIsNotLimited(t *testing.T) {
-	alice, _ := two(t)
+	alice, bob := two(t)
 	since := alice.Sync("").NextBatch
-	room := alice.CreateRoom(private)
+	room := alice.CreateRoom(public)
 	r := alice.Sync(since).Joined(room)
 	require.False(t, r.Get("timeline.limited").Bool())
 	require.Equal(t, "m.room.create", r.Get("timeline.events.0.type").Str)
+	since = bob.Sync("").NextBatch
+	bob.MustJoin(room)
+	r = bob.Sync(since).Joined(room)
+	require.True(t, r.Get("timeline.limited").Bool())
+	require.Equal(t, "m.room.create", r.Get("timeline.events.0.type").Str)
+	require.False(t, bob.Sync("").Joined(room).Get("timeline.limited").Bool(), "an initial sync has no time before")
 }
 
 func TestFullState(t *testing.T) {

@@ -68,7 +68,7 @@ func (s *Service) request(ctx context.Context, c *httpapi.Call) (Request, error)
 	if err != nil {
 		return q, err
 	}
-	q.Timeout = min(time.Duration(max(0, min(timeout, int(maxTimeout.Milliseconds()))))*time.Millisecond, maxTimeout)
+	q.Timeout = time.Duration(min(max(timeout, 0), int(maxTimeout.Milliseconds()))) * time.Millisecond
 	if q.FullState, err = c.Bool("full_state", false); err != nil {
 		return q, err
 	}
@@ -112,7 +112,7 @@ func (s *Service) Sync(ctx context.Context, q Request) (*Answer, error) {
 	s.sent.begin(device, since)
 	a, err := s.await(ctx, &q)
 	if err == nil {
-		s.sent.offer(device, a.next.String(), a.members)
+		s.sent.offer(device, since, a.next.String(), a.members)
 	}
 	return a, err
 }
