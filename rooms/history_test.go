@@ -180,6 +180,11 @@ func TestFilteredPagesGoOn(t *testing.T) {
 		alice.SendEvent(room, "m.noise", map[string]any{}).WantOK()
 	}
 	last := bob.Send(room, "last")
+	r := alice.Messages(room, url.Values{"dir": {"b"}, "limit": {"5000"}}).WantOK()
+	require.Len(t, r.Get("chunk").Array(), 1000, "PA-04: as much as a client gets at once")
+	timeline := alice.SyncWith(url.Values{"filter": {`{"room":{"timeline":{"limit":5000}}}`}}).Joined(room).Get("timeline")
+	require.Len(t, timeline.Get("events").Array(), 1000, "FI-04, SY-11")
+	require.True(t, timeline.Get("limited").Bool())
 	q := func(filter string) url.Values { return url.Values{"dir": {"b"}, "filter": {filter}} }
 	require.Equal(t, []string{last, first}, pages(t, alice, room, q(`{"types":["m.room.message"]}`)))
 	require.Equal(t, []string{last, first}, pages(t, alice, room, q(`{"senders":["`+bob.ID+`"],"not_types":["m.room.mem*"]}`)))
