@@ -217,11 +217,11 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("homeserver: %w", err)
 	}
-	if s.drained.Load() {
-		h.hub.Drain()
-	}
 	s.started = true
 	s.running.Store(h)
+	if s.drained.Load() { // Drain has not found the house
+		h.hub.Drain()
+	}
 	return nil
 }
 

@@ -166,7 +166,8 @@ func (s *Service) mayRedact(w *roomstate.Writer, redaction *event.Event, target 
 	return err == nil && levels.User(redaction.Sender) >= levels.Redact()
 }
 
-// act runs fn on a room under its lock and awaits what fn proposed, if anything.
+// act runs fn on a room under its lock and awaits what fn proposed. If that is nothing, it awaits what fn may have
+// found: it could be on its way only.
 func (s *Service) act(ctx context.Context, room id.RoomID, fn func(w *roomstate.Writer) (proposed bool, err error)) error {
 	p, err := s.underLock(ctx, room, fn)
 	if err != nil || p == nil {
@@ -182,8 +183,11 @@ func (s *Service) underLock(ctx context.Context, room id.RoomID, fn func(w *room
 	}
 	defer w.Unlock()
 	proposed, err := fn(w)
-	if err != nil || !proposed {
+	if err != nil {
 		return nil, err
+	}
+	if !proposed {
+		return w.Unsettled(), nil
 	}
 	return w.Queue(), nil
 }

@@ -174,6 +174,9 @@ func (b *blueprint) additionalCreators(content map[string]any) error {
 	return nil
 }
 
+// maxNewRoom is how many events a client can wish for in a new room, invites included: they are made and stored at once.
+const maxNewRoom = 1000
+
 // checkBlueprint refuses what cannot be made, and reads the profiles of those who will be in the room.
 func (s *Service) checkBlueprint(ctx context.Context, b *blueprint) error {
 	if len(b.Invite3PID) > 0 && string(b.Invite3PID) != "[]" && string(b.Invite3PID) != "null" {
@@ -189,9 +192,17 @@ func (s *Service) checkBlueprint(ctx context.Context, b *blueprint) error {
 			return err
 		}
 	}
+	if len(b.InitialState)+len(b.Invite) > maxNewRoom {
+		return mxerr.InvalidParam.With("a new room can have %d events of initial_state and invite", maxNewRoom)
+	}
 	for _, st := range b.InitialState {
 		if st.Type == "" || len(st.Content) == 0 {
 			return mxerr.BadJSON.With("initial_state needs a type and a content")
+		}
+		if st.Type == "m.room.member" {
+			if err := s.checkMember(ctx, &Draft{StateKey: &st.StateKey, Content: st.Content}); err != nil {
+				return err
+			}
 		}
 	}
 	for _, user := range append([]id.UserID{b.creator}, b.Invite...) {

@@ -1,6 +1,7 @@
 package rooms_test
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -180,4 +181,26 @@ func TestRoomType(t *testing.T) {
 	alice := hs.User("alice")
 	space := alice.CreateRoomWith(map[string]any{"creation_content": map[string]any{"type": "m.space"}})
 	require.Equal(t, "m.space", alice.State(space, "m.room.create", "").WantOK().Get("type").String())
+}
+
+// What initial_state says of members is checked as their endpoints would, and a room has a size to begin with.
+func TestInitialStateIsBounded(t *testing.T) {
+	alice := homeservertest.New(t).User("alice")
+	create := func(state []any) *homeservertest.Response {
+		return alice.Do("POST", v3+"/createRoom", map[string]any{"initial_state": state})
+	}
+	member := func(user string) any {
+		return map[string]any{"type": "m.room.member", "state_key": user, "content": map[string]any{"membership": "invite"}}
+	}
+	create([]any{member("@bob:" + homeservertest.Name)}).WantOK()
+	for _, user := range []string{"", "bob", "\x00", "@\x00:" + homeservertest.Name} {
+		create([]any{member(user)}).WantError(400, "M_INVALID_PARAM")
+	}
+	create([]any{member("@bob:elsewhere")}).WantError(403, "M_FORBIDDEN")
+	many := make([]any, 1001)
+	for i := range many {
+		many[i] = map[string]any{"type": "x", "state_key": strconv.Itoa(i), "content": map[string]any{}}
+	}
+	create(many).WantError(400, "M_INVALID_PARAM")
+	create(many[:1000]).WantOK()
 }

@@ -428,9 +428,14 @@ func (rd *reader) appendContext(ctx context.Context, sur *surroundings, f *filte
 }
 
 // stateBehind returns the state after the last of some events, as far as it passes the filter; with lazy
-// loading only those members who sent one of the events.
+// loading only those members who sent one of the events. Whoever has left reads no later state than that in which
+// they left, though they may see an event behind it: how a later invite or knock of theirs ended.
 func (rd *reader) stateBehind(ctx context.Context, events []*roomstate.Event, f *filter.RoomEventFilter) ([]*roomstate.Event, error) {
-	root := events[len(events)-1].Now
+	last := events[len(events)-1]
+	root := last.Now
+	if last.Ord > rd.JoinedUntil() && !eventauth.MayReadState(rd.now) {
+		root = rd.state
+	}
 	var positions []storage.Pos
 	wanted := senders(events)
 	err := rd.Room.StateKeys(ctx, root, func(k roomstate.Key, pos storage.Pos) {

@@ -163,7 +163,9 @@ func (s *Service) Forget(ctx context.Context, room id.RoomID, user id.UserID) er
 		return err
 	}
 	var forgotten bool
-	err = s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) (err error) {
+	var at storage.Pos
+	err = s.DB.Write(ctx, func(tx *storage.Tx, pos storage.Pos) (err error) {
+		at = pos
 		forgotten, err = tx.Forget(r.Num, user)
 		return err
 	})
@@ -173,7 +175,7 @@ func (s *Service) Forget(ctx context.Context, room id.RoomID, user id.UserID) er
 	if !forgotten {
 		return mxerr.BadRequest.With("only a room that you have left can be forgotten")
 	}
-	s.Cache.Forgot(user, room)
+	s.Cache.Forgot(user, room, at)
 	return nil
 }
 

@@ -312,3 +312,27 @@ func TestDeactivatedUserLeaves(t *testing.T) {
 		require.Equal(t, "leave", alice.State(room, "m.room.member", bob.ID).WantOK().Get("membership").String())
 	}
 }
+
+// Who has left cannot look in again by knocking and taking it back: the end of the knock is theirs to see, the state
+// behind it is not.
+func TestContextOfAnOwnEventAfterLeaving(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	room := alice.CreateRoom(homeservertest.Public)
+	bob.MustJoin(room)
+	bob.MustLeave(room)
+	alice.SetState(room, "m.room.join_rules", "", map[string]any{"join_rule": "knock"}).WantOK()
+	alice.SetState(room, "m.room.topic", "", map[string]any{"topic": "behind bob's back"}).WantOK()
+	since := bob.Sync("").NextBatch
+	bob.Do("POST", v3+"/knock/"+url.PathEscape(room), map[string]any{}).WantOK()
+	bob.MustLeave(room)
+	left := bob.Sync(since).Left(room)
+	own := left.Get("timeline.events.@reverse.0.event_id").String()
+	if own == "" {
+		own = left.Get("state.events.0.event_id").String()
+	}
+	require.NotEmpty(t, own, left.Raw)
+	around := bob.Do("GET", inRoom(room, "context", own), nil).WantOK()
+	require.Empty(t, around.Get(`state.#(type=="m.room.topic").content.topic`).String())
+	require.NotContains(t, string(around.Body), "behind bob's back")
+}

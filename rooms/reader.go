@@ -31,6 +31,7 @@ type reader struct {
 // reader returns the caller as a reader of a room, or mxerr.Forbidden; a room that this server does not know
 // looks like one that the caller may not read.
 func (s *Service) reader(ctx context.Context, c *httpapi.Call) (*reader, error) {
+	rd := &reader{upTo: s.DB.Published()} // before the room is taken: then that has everything up to it
 	r, err := s.Cache.Room(ctx, c.RoomID("roomId"))
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, notInRoom()
@@ -38,7 +39,6 @@ func (s *Service) reader(ctx context.Context, c *httpapi.Call) (*reader, error) 
 	if err != nil {
 		return nil, err
 	}
-	rd := &reader{upTo: s.DB.Published()}
 	if rd.Viewer, err = r.Viewer(ctx, c.User, c.Device, s.Now(), rd.upTo); err != nil {
 		return nil, err
 	}

@@ -307,3 +307,16 @@ func TestConcurrentSenders(t *testing.T) {
 	wg.Wait()
 	require.Len(t, seen, 160)
 }
+
+// A redaction that was redacted in turn tells no further: the answers of a chain do not grow.
+func TestChainOfRedactions(t *testing.T) {
+	alice := homeservertest.New(t).User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	first := alice.Send(room, "x")
+	for target, n := first, 0; n < 5; n++ {
+		target = alice.Redact(room, target).WantOK().Get("event_id").String()
+	}
+	e := alice.Do("GET", inRoom(room, "event", first), nil).WantOK()
+	require.True(t, e.Get("unsigned.redacted_because.event_id").Exists())
+	require.False(t, e.Get("unsigned.redacted_because.unsigned.redacted_because").Exists())
+}

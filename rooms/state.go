@@ -142,7 +142,11 @@ func (s *Service) checkRelation(w *roomstate.Writer, d *Draft) error {
 	relType, target := rel.Get("rel_type").String(), rel.Get("event_id").String()
 	switch relType {
 	case "m.thread":
-		root, err := w.EventByID(w.Context(), id.EventID(target))
+		rootID, err := id.ParseEventID(target)
+		if err != nil {
+			return nil // whatever it is, this server does not have it
+		}
+		root, err := w.EventByID(w.Context(), rootID)
 		if errors.Is(err, storage.ErrNotFound) {
 			return nil
 		}

@@ -163,15 +163,16 @@ func (s *users) changed(user id.UserID, m Membership) {
 	}
 }
 
-// Forgot tells the cache, after the commit, that a user has forgotten a room.
-func (c *Cache) Forgot(user id.UserID, room id.RoomID) {
+// Forgot tells the cache, after the commit at a position, that a user has forgotten a room. Whoever has come back
+// since has not.
+func (c *Cache) Forgot(user id.UserID, room id.RoomID, at storage.Pos) {
 	c.users.mu.Lock()
 	defer c.users.mu.Unlock()
 	if l := c.users.loading[user]; l != nil {
 		l.changed = true
 	}
 	if u := c.users.known[user]; u != nil {
-		if m, ok := u.Get(room); ok {
+		if m, ok := u.Get(room); ok && m.Pos < at {
 			m.Forgotten = true
 			u.set(m)
 		}

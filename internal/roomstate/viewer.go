@@ -164,6 +164,15 @@ func (v *Viewer) AppendFederation(ctx context.Context, dst []byte, e *Event, see
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#definition-clientevent_unsigneddata
 func (v *Viewer) unsigned(ctx context.Context, e *Event) (eventauth.Unsigned, error) {
+	u, err := v.beside(ctx, e)
+	if err == nil && e.RedactedBy != 0 {
+		u.RedactedBecause, err = v.redaction(ctx, e.RedactedBy)
+	}
+	return u, err
+}
+
+// beside is unsigned without the redaction.
+func (v *Viewer) beside(ctx context.Context, e *Event) (eventauth.Unsigned, error) {
 	u := eventauth.Unsigned{AgeMS: max(1, v.Now.UnixMilli()-e.OriginServerTS)}
 	if e.Txn != "" && e.Sender == v.User && e.Device == v.Device {
 		u.TransactionID = e.Txn
@@ -173,15 +182,22 @@ func (v *Viewer) unsigned(ctx context.Context, e *Event) (eventauth.Unsigned, er
 			return u, err
 		}
 	}
-	if e.RedactedBy == 0 {
-		return u, nil
-	}
-	because, err := v.Room.EventAt(ctx, e.RedactedBy)
+	return u, nil
+}
+
+// redaction is the redaction at a position, nil if the user may not read it. That it was redacted itself is not
+// told: a chain of redactions would make every answer longer than the one before.
+func (v *Viewer) redaction(ctx context.Context, pos storage.Pos) ([]byte, error) {
+	e, err := v.Room.EventAt(ctx, pos)
 	if err != nil {
-		return u, err
+		return nil, err
 	}
-	u.RedactedBecause, _, err = v.Append(ctx, nil, because, true)
-	return u, err
+	seen, ok, err := v.See(ctx, e)
+	if err != nil || !ok {
+		return nil, err
+	}
+	u, err := v.beside(ctx, e)
+	return seen.AppendClient(nil, u), err
 }
 
 // replaced tells of the state event before this one; its content only if the user may read it.
