@@ -9,6 +9,9 @@ import (
 // ErrClosed is the answer to a read or write after Close.
 var ErrClosed = errors.New("storage: closed")
 
+// ErrBusy is the answer to a write when too many wait already.
+var ErrBusy = errors.New("storage: too many writes are waiting")
+
 // ErrStale says that a room was written by somebody else since it was read into memory.
 var ErrStale = errors.New("storage: the room has changed")
 
@@ -40,7 +43,7 @@ type Act struct {
 	Announced func(first Pos)
 
 	// Refused, if not nil, is called when the act was not written, likewise in order; by Queue itself when
-	// the database is closed. It may not wait.
+	// the database is closed or has too much to do. It may not wait.
 	Refused func(err error)
 
 	first    Pos

@@ -14,6 +14,9 @@ import (
 // maxBatch bounds the acts of one transaction, so that one commit never keeps the next waiting for long.
 const maxBatch = 256
 
+// maxWaiting bounds the queue: what some seconds can write. Acts in the hands of the batcher are not counted.
+const maxWaiting = 1 << 14
+
 // maxTries bounds how often a transaction is tried that another one of the database has broken.
 const maxTries = 5
 
@@ -50,8 +53,8 @@ func newBatcher(engine Engine, pos Pos, count int64) *batcher {
 
 func (b *batcher) queue(a *Act) {
 	a.done = make(chan struct{})
-	if !b.place(a) {
-		a.err = ErrClosed
+	if err := b.place(a); err != nil {
+		a.err = err
 		a.tell()
 		a.finish()
 		return
@@ -59,12 +62,15 @@ func (b *batcher) queue(a *Act) {
 	b.nudge()
 }
 
-// place puts an act into the queue; false when that is closed. A panic of Place leaves it out.
-func (b *batcher) place(a *Act) bool {
+// place puts an act into the queue. A panic of Place leaves it out.
+func (b *batcher) place(a *Act) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed {
-		return false
+	switch {
+	case b.closed:
+		return ErrClosed
+	case len(b.acts) >= maxWaiting:
+		return ErrBusy
 	}
 	a.first = b.next
 	if a.Place != nil {
@@ -72,7 +78,7 @@ func (b *batcher) place(a *Act) bool {
 	}
 	b.next += Pos(a.Positions)
 	b.acts = append(b.acts, a)
-	return true
+	return nil
 }
 
 func (b *batcher) nudge() {

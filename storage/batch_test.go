@@ -531,6 +531,25 @@ func TestCrowd(t *testing.T) {
 	})
 }
 
+func TestQueueIsBounded(t *testing.T) {
+	db := open(t, sqlite.Memory())
+	release := hold(t, db)
+	const most = 1 << 14
+	acts := make([]*storage.Act, most)
+	for i := range acts {
+		acts[i] = &storage.Act{}
+	}
+	queueAll(db, acts...)
+	var d diary
+	late := d.act("late", "late")
+	db.Queue(late)
+	require.ErrorIs(t, late.Wait(context.Background()), storage.ErrBusy)
+	require.Equal(t, []string{"late refused"}, d.take())
+	release()
+	require.Equal(t, make([]string, most), results(acts...))
+	require.NoError(t, write(db, `UPDATE mx_position SET one = one`))
+}
+
 func TestCloseCommitsTheQueue(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "test.db")
 	db := open(t, file(t, path))

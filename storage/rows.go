@@ -11,7 +11,7 @@ import (
 type Insert struct {
 	Table, Columns string // "mx_x", "a, b, c"
 	Conflict       string // what follows the values, e.g. "ON CONFLICT (a) DO UPDATE SET b = excluded.b"; may be empty
-	Key            int    // with DO UPDATE: how many leading columns (at most 3: integers, strings, bytes) are the key
+	Key            int    // with DO UPDATE: how many leading columns (at most 3: integers, strings, bytes) are the key, or begin it
 }
 
 // sizes are the numbers of rows that statements are made for: few, so that each stays prepared.

@@ -55,13 +55,14 @@ func take(ctx context.Context, conn *sql.Conn) error {
 
 const selectUnlock = `SELECT pg_advisory_unlock(` + lockKey + `)`
 
-// release gives the lock back; a connection that was lost has done so already.
+// release gives the lock back, which a connection that was lost has done already. The connection ends, as
+// its settings were changed.
 func release(conn *sql.Conn) {
 	conn.ExecContext(context.Background(), selectUnlock) //nolint:errcheck // see above
 	discard(conn)
 }
 
-// discard ends a connection whose settings were changed, instead of giving it back to the pool.
+// discard ends a connection instead of giving it back to the pool.
 func discard(conn *sql.Conn) {
 	conn.Raw(func(any) error { return driver.ErrBadConn }) //nolint:errcheck // is the one that was given
 }

@@ -52,6 +52,11 @@ type engine struct {
 
 func (e *engine) Dialect() storage.Dialect { return storage.PostgreSQL }
 
+var (
+	snapshot = &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+	writing  = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
+)
+
 // Begin takes a connection and begins a transaction on it.
 func (e *engine) Begin(ctx context.Context, readOnly bool) (storage.Conn, error) {
 	e.open.RLock()
@@ -67,18 +72,32 @@ func (e *engine) begin(ctx context.Context, readOnly bool) (*transaction, error)
 	if e.closed {
 		return nil, storage.ErrClosed
 	}
+	options := writing
+	if readOnly {
+		options = snapshot
+	}
+	// When the server was started anew, every connection of the pool may be found dead, each by its BEGIN.
+	for tries := connections; ; tries-- {
+		t, err := e.tryBegin(ctx, options)
+		if err == nil || tries == 0 || !errors.Is(err, errStale) {
+			return t, err
+		}
+	}
+}
+
+// errStale says that a connection of the pool was of no use.
+var errStale = errors.New("begin on a kept connection")
+
+func (e *engine) tryBegin(ctx context.Context, options *sql.TxOptions) (*transaction, error) {
 	conn, err := e.db.Conn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
-	options := sql.TxOptions{Isolation: sql.LevelReadCommitted}
-	if readOnly {
-		options = sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
-	}
 	// A transaction ends with the context that began it, so this one must not end.
-	tx, err := conn.BeginTx(context.WithoutCancel(ctx), &options)
+	tx, err := conn.BeginTx(context.WithoutCancel(ctx), options)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("postgres: %w", err), conn.Close())
+		discard(conn)
+		return nil, fmt.Errorf("postgres: %w: %w", errStale, err)
 	}
 	return &transaction{Tx: tx, conn: conn, engine: e}, nil
 }

@@ -2,15 +2,19 @@ package postgres_test
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"net/url"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/embedmatrix/homeserver/storage"
@@ -116,6 +120,50 @@ func TestLostLock(t *testing.T) {
 
 // patience is how long a test waits for the server.
 const patience = 5 * time.Second
+
+// TestServerRestarts: when all connections were lost, nobody notices who was not in a transaction.
+func TestServerRestarts(t *testing.T) {
+	ctx := context.Background()
+	url := postgrestest.URL(t)
+	config, err := pgx.ParseConfig(url)
+	require.NoError(t, err)
+	config.RuntimeParams["application_name"] = "restarts_" + rand.Text()
+	pool := stdlib.OpenDB(*config, stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false }))
+	defer pool.Close()
+	pool.SetMaxIdleConns(10)
+	db, err := storage.Open(ctx, postgres.New(pool))
+	require.NoError(t, err)
+	nothing := func(*storage.Tx, storage.Pos) error { return nil }
+	readThem(t, db, 5) // so that there are several connections
+	require.NoError(t, db.Write(ctx, nothing))
+	require.Greater(t, pool.Stats().Idle, 4, "connections that will be lost")
+	server, err := sql.Open("pgx", url)
+	require.NoError(t, err)
+	defer server.Close()
+	_, err = server.Exec(`SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = $1`, config.RuntimeParams["application_name"])
+	require.NoError(t, err)
+	require.NoError(t, db.Write(ctx, nothing))
+	require.NoError(t, db.Read(ctx, func(*storage.Tx) error { return nil }))
+	require.NoError(t, db.Close())
+}
+
+// readThem opens n snapshots at a time.
+func readThem(t *testing.T, db *storage.DB, n int) {
+	t.Helper()
+	var begun, ended sync.WaitGroup
+	begun.Add(n)
+	for range n {
+		ended.Go(func() {
+			err := db.Read(context.Background(), func(*storage.Tx) error {
+				begun.Done()
+				begun.Wait()
+				return nil
+			})
+			assert.NoError(t, err)
+		})
+	}
+	ended.Wait()
+}
 
 func TestSettings(t *testing.T) {
 	tests := []struct{ name, setting, want string }{
