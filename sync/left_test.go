@@ -49,6 +49,21 @@ func TestLeavingIsToldOnce(t *testing.T) {
 	}
 }
 
+// TestNothingAfterTheLeave is SY-16 where even somebody outside may read on: /messages tells that, not /sync.
+func TestNothingAfterTheLeave(t *testing.T) {
+	alice, bob := two(t)
+	room := alice.CreateRoom(public)
+	alice.SetState(room, "m.room.history_visibility", "", object{"history_visibility": "world_readable"}).WantOK()
+	bob.MustJoin(room)
+	since := bob.Sync("").NextBatch
+	bob.MustLeave(room)
+	alice.Send(room, "after")
+	name(alice, room, "after")
+	for _, s := range []*homeservertest.Sync{bob.Sync(since), ask(bob, "filter", withLeft)} {
+		require.NotContains(t, s.Left(room).Raw, "after")
+	}
+}
+
 // TestForgottenRoomsAreNotTold is the rest of SY-17.
 func TestForgottenRoomsAreNotTold(t *testing.T) {
 	alice, bob := two(t)

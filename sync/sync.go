@@ -2,6 +2,7 @@ package syncing
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/httpapi"
@@ -119,14 +120,21 @@ func (s *Service) Sync(ctx context.Context, q Request) (*Answer, error) {
 
 // await looks until there is news or nothing to wait for.
 func (s *Service) await(ctx context.Context, q *Request) (*Answer, error) {
-	if q.Since == nil || q.FullState || q.Timeout <= 0 {
+	if q.Since == nil || q.FullState {
+		return s.tellLarge(ctx, q)
+	}
+	if q.Timeout <= 0 {
 		return s.tell(ctx, q)
 	}
 	wait := s.Hub.Wait(q.User) // before looking: what comes after the look wakes
 	defer wait.Close()
 	timer := time.NewTimer(min(q.Timeout, maxTimeout))
 	defer timer.Stop()
+	logouts := s.logouts.Load()
 	for last := false; ; {
+		if err := s.stillHere(ctx, q, &logouts); err != nil {
+			return nil, err
+		}
 		a, err := s.tell(ctx, q)
 		if err != nil || a.news || last {
 			return a, err
@@ -141,4 +149,39 @@ func (s *Service) await(ctx context.Context, q *Request) (*Answer, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// LoggedOut ends the waiting of devices of a user that are gone. It is called after the commit, and does not wait.
+func (s *Service) LoggedOut(user id.UserID, _ []id.DeviceID) {
+	s.logouts.Add(1)
+	s.Hub.Wake(nil, user)
+}
+
+// stillHere is mxerr.UnknownToken for a device that was logged out while it waited. seen is how many logouts, of
+// anybody, were known when it was last there.
+func (s *Service) stillHere(ctx context.Context, q *Request, seen *int64) error {
+	now := s.logouts.Load()
+	if now == *seen || q.Device == "" {
+		return nil
+	}
+	*seen = now
+	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
+		_, err := tx.Device(q.User, q.Device)
+		return err
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return mxerr.UnknownToken.With("this device was logged out")
+	}
+	return err
+}
+
+// tellLarge is tell for an answer about every room.
+func (s *Service) tellLarge(ctx context.Context, q *Request) (*Answer, error) {
+	select {
+	case s.large <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.large }()
+	return s.tell(ctx, q)
 }

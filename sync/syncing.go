@@ -9,6 +9,7 @@ package syncing
 
 import (
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/ephemeral"
@@ -35,7 +36,13 @@ type Service struct {
 	filters *filterCache
 	wishes  *wishCache
 	sent    *sentMembers
+	logouts atomic.Int64  // counts what LoggedOut was told
+	large   chan struct{} // a place for each large answer that is being made
 }
+
+// maxLarge bounds the large answers that are made at once, each of which may have many megabytes. More would not be
+// ready sooner.
+const maxLarge = 4
 
 // New returns a Service.
 func New(cfg Config) *Service {
@@ -45,5 +52,8 @@ func New(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{Config: cfg, filters: newFilterCache(), wishes: newWishCache(), sent: newSentMembers()}
+	return &Service{
+		Config: cfg, filters: newFilterCache(), wishes: newWishCache(), sent: newSentMembers(),
+		large: make(chan struct{}, maxLarge),
+	}
 }

@@ -17,6 +17,9 @@ import (
 // tagType is the account data of a room in which its tags are kept.
 const tagType = "m.tag"
 
+// maxTags bounds the tags of a room, which are written anew with each change.
+const maxTags = 64 << 10
+
 // tags is the content of m.tag: what each tag says, by its name.
 type tags struct {
 	Tags map[string]json.RawMessage `json:"tags"`
@@ -90,7 +93,10 @@ func (s *Service) changeTags(ctx context.Context, user id.UserID, room id.RoomID
 		fn(t)
 		after, err := t.content()
 		if err != nil {
-			return err
+			return mxerr.BadJSON.With("%v", err) // nested too deep, being one level further in than it came
+		}
+		if len(after) > maxTags && len(after) > len(before) {
+			return mxerr.TooLarge.With("the tags of a room may have %d bytes", maxTags)
 		}
 		if bytes.Equal(before, after) || before == nil && len(t.Tags) == 0 {
 			return errUnchanged

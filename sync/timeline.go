@@ -2,7 +2,6 @@ package syncing
 
 import (
 	"slices"
-	"sort"
 
 	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
@@ -20,11 +19,10 @@ type timeline struct {
 
 // has reports whether the event at a position is told.
 func (t *timeline) has(pos storage.Pos) bool {
-	i := sort.Search(len(t.events), func(i int) bool { return t.events[i].Pos >= pos })
-	return i < len(t.events) && t.events[i].Pos == pos
+	return slices.ContainsFunc(t.events, func(e *roomstate.Event) bool { return e.Pos == pos })
 }
 
-// page sizes and bounds of reading back for events that may be told.
+// The bounds of reading back for events that may be told.
 const (
 	morePage  = 100 // events that are read at once, behind the first page
 	spareRead = 200 // events that may be read in vain, beside five for each that is wanted
