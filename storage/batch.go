@@ -304,31 +304,42 @@ func (b *batcher) advance(tx *Tx, pos Pos) error {
 	return err
 }
 
-const selectBatches = `SELECT batch FROM mx_position`
+const (
+	lockPosition  = `UPDATE mx_position SET batch = batch`
+	selectBatches = `SELECT batch FROM mx_position`
+)
 
-func (tx *Tx) batches() (int64, error) { return one(tx, value[int64], selectBatches) }
+// batches is the stored count of batches. It waits for a transaction that was left alone in its commit,
+// which has the row until it is stored or undone.
+func (tx *Tx) batches() (int64, error) {
+	if _, err := tx.exec(lockPosition); err != nil {
+		return 0, err
+	}
+	return one(tx, value[int64], selectBatches)
+}
 
 // landed asks whether a commit that gave an error is stored after all: its answer may have been lost on the
 // way. While nobody knows, nothing may be tried again.
 func (b *batcher) landed(ctx context.Context, failed error) error {
 	count, err := b.storedCount(ctx)
-	if err != nil {
+	switch {
+	case err != nil:
 		b.unsure = true
 		return fmt.Errorf("%w: commit: %w", errAway, failed)
-	}
-	if count == b.count+1 {
+	case count == b.count+1:
 		b.count = count
 		return nil
+	default:
+		return fmt.Errorf("commit: %w", failed)
 	}
-	return fmt.Errorf("commit: %w", failed)
 }
 
 func (b *batcher) storedCount(ctx context.Context) (int64, error) {
-	conn, err := b.engine.Begin(ctx, true)
+	conn, err := b.engine.Begin(ctx, false)
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Rollback() //nolint:errcheck // a snapshot has nothing to lose
+	defer conn.Rollback() //nolint:errcheck // nothing was changed
 	tx := &Tx{conn: conn, ctx: ctx, dialect: b.engine.Dialect()}
 	return tx.batches()
 }

@@ -240,30 +240,28 @@ func TestLostAnswer(t *testing.T) {
 		const more = `UPDATE mx_meta SET value = value || $1`
 		faulty.FailNth(storagetest.Committed, 1)
 		require.NoError(t, write(db, more, []byte("a")))
-		require.Equal(t, 1, faulty.Calls(storagetest.Begin), "transactions")
+		require.Equal(t, 2, faulty.Calls(storagetest.Begin), "transactions: the write, the question")
 		require.Equal(t, []string{"a"}, stored(t, db, `SELECT value FROM mx_meta`))
 
 		// While nobody can tell, the act is refused, though it is stored.
-		faulty.Fail(func(c storagetest.Call) error {
-			if c.Op == storagetest.Committed || c.Op == storagetest.BeginRead {
-				return storagetest.ErrFault
+		away := func(op storagetest.Op) func(storagetest.Call) error {
+			return func(c storagetest.Call) error {
+				if c.Op == op || c.Op == storagetest.Begin && c.N == 2 {
+					return storagetest.ErrFault
+				}
+				return nil
 			}
-			return nil
-		})
+		}
+		faulty.Fail(away(storagetest.Committed))
 		require.ErrorIs(t, write(db, more, []byte("b")), storagetest.ErrFault)
-		require.Equal(t, 1, faulty.Calls(storagetest.Begin), "transactions")
+		require.Equal(t, 2, faulty.Calls(storagetest.Begin), "transactions")
 		faulty.Fail(nil)
 		require.NoError(t, write(db, more, []byte("c")))
 		require.NoError(t, write(db, more, []byte("d")))
 		require.Equal(t, []string{"abcd"}, stored(t, db, `SELECT value FROM mx_meta`))
 
 		// The same, when it is not stored.
-		faulty.Fail(func(c storagetest.Call) error {
-			if c.Op == storagetest.Commit || c.Op == storagetest.BeginRead {
-				return storagetest.ErrFault
-			}
-			return nil
-		})
+		faulty.Fail(away(storagetest.Commit))
 		require.ErrorIs(t, write(db, more, []byte("e")), storagetest.ErrFault)
 		faulty.Fail(nil)
 		require.NoError(t, write(db, more, []byte("f")))

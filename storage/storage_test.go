@@ -142,3 +142,8 @@ func TestUnsupported(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.ErrorIs(t, db.Backup(context.Background(), "x"), errors.ErrUnsupported)
 }
+
+// TestFaulty: an engine that wraps another keeps the contract.
+func TestFaulty(t *testing.T) {
+	storagetest.Run(t, func(testing.TB) storage.Engine { return storagetest.NewFaulty(sqlite.Memory(), nil) })
+}
