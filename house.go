@@ -72,12 +72,12 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now,
 		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, Log: cfg.Logger,
 	})
-	if h.auth, err = newAuth(cfg, server, h); err != nil {
-		return err
-	}
 	h.sync = syncing.New(syncing.Config{
 		ServerName: server, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now, Log: cfg.Logger,
 	})
+	if h.auth, err = newAuth(cfg, server, h); err != nil {
+		return err
+	}
 	h.route(cfg, federation.New(federation.Config{ServerName: server, Key: key, Version: Version, Now: cfg.Now}))
 	return h.auth.Start(ctx)
 }
@@ -97,6 +97,7 @@ func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) 
 		Registration: cfg.Registration, Tokens: cfg.Tokens, Discovery: discovery, Admins: admins,
 		Rooms: h.rooms, Hooks: cfg.Hooks, Log: cfg.Logger, Now: cfg.Now, Rand: cfg.Rand,
 		Dependants: []auth.Dependant{{Deactivated: forgetData}, {Deactivated: h.rooms.Deactivated}},
+		LoggedOut:  h.sync.LoggedOut,
 	})
 }
 

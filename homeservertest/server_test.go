@@ -96,6 +96,30 @@ func TestDrain(t *testing.T) {
 	require.Equal(t, 200, alice.Do("GET", "/_matrix/client/v3/sync?timeout=60000&since="+since, nil).Status)
 }
 
+// A long poll ends when its device is logged out elsewhere, and another device of the user goes on waiting.
+func TestLogoutEndsLongPoll(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	gone, stays := alice.Login(), alice.Login()
+	since := alice.Sync("").NextBatch
+	poll := func(u *homeservertest.User) <-chan int {
+		done := make(chan int, 1)
+		go func() { done <- u.Do("GET", "/_matrix/client/v3/sync?timeout=60000&since="+since, nil).Status }()
+		return done
+	}
+	ended, waiting := poll(gone), poll(stays)
+	time.Sleep(50 * time.Millisecond)
+	gone.Do("POST", "/_matrix/client/v3/logout", map[string]any{}).WantOK()
+	require.Equal(t, 401, <-ended)
+	select {
+	case <-waiting:
+		t.Fatal("the other device was answered")
+	case <-time.After(50 * time.Millisecond):
+	}
+	hs.Homeserver().Drain()
+	require.Equal(t, 200, <-waiting)
+}
+
 // Close awaits the requests under way, and answers them.
 func TestCloseAwaitsRequests(t *testing.T) {
 	hs := homeservertest.New(t)
