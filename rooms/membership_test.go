@@ -123,6 +123,24 @@ func TestRestrictedJoin(t *testing.T) {
 	require.False(t, member.Get("join_authorised_via_users_server").Exists())
 }
 
+// ME-15: conditions of other kinds let nobody in, and without any condition only an invite does.
+func TestRestrictedWithoutConditions(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	space := alice.CreateRoom(homeservertest.Public)
+	bob.MustJoin(space)
+	room := alice.CreateRoom(homeservertest.Private)
+	for _, allow := range []string{
+		`[{"type":"odd","room_id":"` + space + `"}]`, `[{"room_id":"` + space + `"}]`, `[{"type":"m.room_membership"}]`,
+		`[{"type":"m.room_membership","room_id":"` + room + `"}]`, `[]`, `{}`, `"` + space + `"`,
+	} {
+		alice.SetState(room, "m.room.join_rules", "", []byte(`{"join_rule":"restricted","allow":`+allow+`}`)).WantOK()
+		bob.Join(room).WantError(403, "M_FORBIDDEN")
+	}
+	alice.MustInvite(room, bob)
+	bob.MustJoin(room)
+}
+
 // ME-16, ME-17: knocking, and being let in.
 func TestKnock(t *testing.T) {
 	hs := homeservertest.New(t)
