@@ -42,6 +42,14 @@ func (tx *Tx) PutAlias(alias id.RoomAlias, room int64, creator id.UserID) (bool,
 	return n == 1, err
 }
 
+const updateAliasesOf = `UPDATE mx_aliases SET room = $1 WHERE room = $2`
+
+// MoveAliases gives all aliases of a room to another one.
+func (tx *Tx) MoveAliases(from, to int64) error {
+	_, err := tx.exec(updateAliasesOf, to, from)
+	return err
+}
+
 const deleteAlias = `DELETE FROM mx_aliases WHERE alias = $1`
 
 // DeleteAlias removes an alias and reports whether it was there.

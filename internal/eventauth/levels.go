@@ -120,6 +120,10 @@ func (p *PowerLevels) User(user id.UserID) int64 {
 	return p.users.get(string(user)).or(p.scalar(usersDefault))
 }
 
+// Creators are the users whose level does not come from m.room.power_levels: the creators of a room of version
+// 12 or later, and the creator of an older one that has no such event.
+func (p *PowerLevels) Creators() []id.UserID { return slices.Clone(p.creators) }
+
 // Event is the level needed to send an event of a type that is not m.room.member.
 func (p *PowerLevels) Event(eventType string, isState bool) int64 {
 	if isState {

@@ -54,7 +54,10 @@ type Writer struct {
 	overlay     map[Key]*event.Event // state events of the plan
 	extremities []Extremity
 	created     bool // the act makes the room
+	sent        bool // the act is queued
 	err         error
+
+	with, lead *Writer // whose events are part of this act; of whose act these events are part
 }
 
 type proposal struct {
@@ -99,10 +102,25 @@ func (c *Cache) Create(ctx context.Context, roomID id.RoomID, rules *roomversion
 	return &Writer{Room: r, ctx: ctx, created: true}, nil
 }
 
-// Unlock gives the right to write back.
+// Unlock gives the right to write back. What was proposed and not queued is forgotten.
 func (w *Writer) Unlock() {
+	if !w.sent {
+		w.forgetKeys()
+	}
 	<-w.lock
 	w.unpin()
+}
+
+// forgetKeys takes back the numbers that the plan has given to new state keys: the latest ones.
+func (w *Writer) forgetKeys() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := len(w.plan) - 1; i >= 0; i-- {
+		if p := &w.plan[i]; p.newKey {
+			delete(w.numbers, w.keys[p.number])
+			w.keys = w.keys[:p.number]
+		}
+	}
 }
 
 // Extremities returns the events that the next one follows.
@@ -207,27 +225,51 @@ func (w *Writer) numberOf(k Key) (number int64, fresh bool) {
 	return n, true
 }
 
-// Act is where the caller adds rows of its own to what is proposed.
-func (w *Writer) Act() *storage.Act { return &w.act }
+// Act is where the caller adds what is to happen with the proposed events: rows, Do and Committed.
+func (w *Writer) Act() *storage.Act {
+	if w.lead != nil {
+		return w.lead.Act()
+	}
+	return &w.act
+}
+
+// Join makes what is proposed to another room part of w's act, behind w's own events: both rooms change or
+// neither does. Only w is queued then; both are unlocked.
+func (w *Writer) Join(other *Writer) { w.with, other.lead = other, w }
 
 // Queue makes what was proposed one act and gives it its place. From then on it is part of the head.
 func (w *Writer) Queue() *Pending {
 	p := &Pending{act: &w.act}
+	w.enlist(p)
+	then := w.act.Committed
+	w.act.Place = w.place
+	w.act.Committed = func(first storage.Pos) {
+		w.committed()
+		if then != nil {
+			then(first)
+		}
+	}
+	w.act.Announced = func(storage.Pos) { w.announced() }
+	w.act.Refused = func(error) { w.refused() }
+	w.cache.db.Queue(&w.act)
+	return p
+}
+
+// enlist makes the plan part of an act that is about to be queued.
+func (w *Writer) enlist(p *Pending) {
 	for i := range w.plan {
 		p.Events = append(p.Events, w.plan[i].Event)
 	}
+	w.sent = true
 	w.pin() // until it is committed or refused
-	w.act.Positions = len(w.plan)
-	w.act.Place = w.place
-	w.act.Committed = func(storage.Pos) { w.committed() }
-	w.act.Announced = func(storage.Pos) { w.announced() }
-	w.act.Refused = func(error) { w.refused() }
+	p.act.Positions += len(w.plan)
 	w.remember(p)
 	if w.created {
 		w.cache.adopt(w.Room)
 	}
-	w.cache.db.Queue(&w.act)
-	return p
+	if w.with != nil {
+		w.with.enlist(p)
+	}
 }
 
 // keepTxns is how many transaction ids of finished acts may stay at hand.
@@ -268,6 +310,9 @@ func (w *Writer) place(act *storage.Act, first storage.Pos) {
 	h.extremities = w.extremities
 	w.placeRoom(act, from)
 	w.placeRedactions(act)
+	if w.with != nil {
+		w.with.place(act, h.lastPos+1)
+	}
 }
 
 func (w *Writer) placeEvent(act *storage.Act, p *proposal) error {
@@ -358,6 +403,9 @@ func (w *Writer) committed() {
 	}
 	w.show()
 	w.cache.hub.Record(changes...)
+	if w.with != nil {
+		w.with.committed()
+	}
 }
 
 // show moves the view and the members on.
@@ -417,6 +465,9 @@ func (w *Writer) announced() {
 	}
 	w.cache.hub.Wake(Joined{w.Room}, users...)
 	w.done()
+	if w.with != nil {
+		w.with.announced()
+	}
 }
 
 // refused makes the next user of the room load it again.
@@ -428,6 +479,9 @@ func (w *Writer) refused() {
 	}
 	w.mu.Unlock()
 	w.done()
+	if w.with != nil {
+		w.with.refused()
+	}
 }
 
 // done lets the room be evicted again.

@@ -185,3 +185,72 @@ func TestEviction(t *testing.T) {
 		require.Len(t, list, 9)
 	}
 }
+
+// Two rooms that are joined change together: after a commit both hold what was proposed, after a refusal neither.
+func TestJoinedRoomsChangeTogether(t *testing.T) {
+	w := newWorld(t, roomstate.Limits{})
+	w.create("!old:x")
+	ctx, key := context.Background(), ""
+	both := func(fresh id.RoomID) (*roomstate.Pending, error) {
+		old, err := w.cache.Lock(ctx, "!old:x")
+		require.NoError(t, err)
+		defer old.Unlock()
+		require.NoError(t, old.Propose(w.event(old, "!old:x", "m.room.tombstone", &key, `{"to":"`+string(fresh)+`"}`), roomstate.Meta{}))
+		wr, err := w.cache.Create(ctx, fresh, w.rules)
+		require.NoError(t, err)
+		defer wr.Unlock()
+		old.Join(wr)
+		require.NoError(t, wr.Propose(w.event(nil, fresh, "m.room.create", &key, `{"room_version":"11"}`), roomstate.Meta{}))
+		require.Same(t, old.Act(), wr.Act())
+		p := old.Queue()
+		return p, p.Wait(ctx)
+	}
+	w.faulty.commits.Store(1)
+	_, err := both("!never:x")
+	require.Error(t, err)
+	_, err = w.cache.Room(ctx, "!never:x")
+	require.ErrorIs(t, err, storage.ErrNotFound)
+	old, err := w.cache.Room(ctx, "!old:x")
+	require.NoError(t, err)
+	e, err := old.StateEvent(ctx, old.View().State, "m.room.tombstone", "")
+	require.NoError(t, err)
+	require.Nil(t, e)
+
+	p, err := both("!new:x")
+	require.NoError(t, err)
+	require.Len(t, p.Events, 2)
+	require.Equal(t, p.Events[0].Pos+1, p.Events[1].Pos, "the joined room's events are behind")
+	for _, c := range []*roomstate.Cache{w.cache, roomstate.NewCache(w.db, notify.New(0), roomstate.Limits{})} {
+		for room, eventType := range map[id.RoomID]string{"!old:x": "m.room.tombstone", "!new:x": "m.room.create"} {
+			r, err := c.Room(ctx, room)
+			require.NoError(t, err)
+			e, err := r.StateEvent(ctx, r.View().State, eventType, "")
+			require.NoError(t, err)
+			require.NotNil(t, e, "%s in %s", eventType, room)
+		}
+	}
+}
+
+// What was proposed and not queued leaves no trace, not even in how state keys are numbered.
+func TestUnlockForgetsWhatWasNotQueued(t *testing.T) {
+	w := newWorld(t, roomstate.Limits{})
+	w.create("!r:x")
+	ctx, key := context.Background(), ""
+	wr, err := w.cache.Lock(ctx, "!r:x")
+	require.NoError(t, err)
+	for _, eventType := range []string{"m.room.name", "m.room.topic", "m.room.name"} {
+		require.NoError(t, wr.Propose(w.event(wr, "!r:x", eventType, &key, `{}`), roomstate.Meta{}))
+	}
+	wr.Unlock()
+	sent, err := w.send("!r:x", "m.room.topic", &key, `{"topic":"t"}`)
+	require.NoError(t, err)
+	fresh, err := roomstate.NewCache(w.db, notify.New(0), roomstate.Limits{}).Room(ctx, "!r:x")
+	require.NoError(t, err)
+	e, err := fresh.StateEvent(ctx, fresh.View().State, "m.room.topic", "")
+	require.NoError(t, err)
+	require.NotNil(t, e, "the key of the topic is stored")
+	require.Equal(t, sent.ID, e.ID)
+	e, err = fresh.StateEvent(ctx, fresh.View().State, "m.room.name", "")
+	require.NoError(t, err)
+	require.Nil(t, e)
+}
