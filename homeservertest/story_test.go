@@ -125,6 +125,7 @@ func tell(t *testing.T, client *http.Client) {
 	listen(alice, bob, here)
 	nameRooms(alice, here)
 	moderate(alice, bob, here)
+	replace(alice, bob, here)
 	manageDevices(alice)
 	leaveForGood(alice, bob)
 }
@@ -241,6 +242,17 @@ func moderate(alice, bob *person, here string) {
 	alice.put(room(here)+"/state/m.room.join_rules/", object{"join_rule": "knock"})
 	bob.post(v3+"/knock/"+url.PathEscape(here), object{"reason": "please"})
 	bob.get(v3 + "/sync") // with the knock
+}
+
+// replace upgrades a room of the two to another version, and bob follows.
+func replace(alice, bob *person, here string) {
+	alice.put(room(here)+"/state/m.room.join_rules", object{"join_rule": "public"})
+	there := alice.post(room(here)+"/upgrade", object{"new_version": "11"})["replacement_room"].(string)
+	require.Equal(alice.t, there, alice.get(room(here) + "/state/m.room.tombstone")["replacement_room"])
+	bob.post(room(there)+"/join", object{})
+	again := alice.post(room(there)+"/upgrade", object{"new_version": "12", "additional_creators": []string{bob.user}})
+	bob.post(v3+"/join/"+url.PathEscape(again["replacement_room"].(string)), object{})
+	bob.get(v3 + "/sync")
 }
 
 func manageDevices(alice *person) {

@@ -72,12 +72,30 @@ func (s *Service) append(w *roomstate.Writer, d Draft) (*event.Event, error) {
 		if meta.Redacts, err = s.target(w, ev); err != nil {
 			return nil, err
 		}
-		w.Act().Do = func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(ev.Redacts) }
+		also(w.Act(), func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(ev.Redacts) })
 	}
 	if ev.StateKey == nil && isAnnotation(ev.Content()) {
 		w.Act().Add(storage.InsertAnnotation, w.Num, annotation(ev.Sender, ev.Type, ev.Content()), string(ev.ID))
 	}
+	if ev.StateKey != nil && ev.Membership() == "join" {
+		if err := s.inherit(w, id.UserID(*ev.StateKey)); err != nil {
+			return nil, err
+		}
+	}
 	return ev, w.Propose(ev, meta)
+}
+
+// also lets an act do something more inside its transaction.
+func also(a *storage.Act, do func(tx *storage.Tx, first storage.Pos) error) {
+	before := a.Do
+	a.Do = func(tx *storage.Tx, first storage.Pos) error {
+		if before != nil {
+			if err := before(tx, first); err != nil {
+				return err
+			}
+		}
+		return do(tx, first)
+	}
 }
 
 // build makes the event of a draft on the room's head.

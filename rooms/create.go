@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -87,22 +88,23 @@ func (s *Service) blueprint(ctx context.Context, creator id.UserID, n NewRoom) (
 	if err := b.preset(); err != nil {
 		return nil, err
 	}
-	version := n.Version
-	if version == "" {
-		version = s.Version
+	var err error
+	if b.rules, err = rulesOf(cmp.Or(n.Version, s.Version, roomversion.Default)); err != nil {
+		return nil, err
 	}
-	if version == "" {
-		version = roomversion.Default
-	}
-	rules, ok := roomversion.Get(version)
-	if !ok {
-		return nil, mxerr.UnsupportedRoomVersion.With("this server does not know room version %q", version)
-	}
-	b.rules = rules
 	if err := b.creationContent(); err != nil {
 		return nil, err
 	}
 	return b, s.checkBlueprint(ctx, b)
+}
+
+// rulesOf returns the rules of a version that a client has asked for.
+func rulesOf(version string) (*roomversion.Rules, error) {
+	rules, ok := roomversion.Get(version)
+	if !ok {
+		return nil, mxerr.UnsupportedRoomVersion.With("this server does not know room version %q", version)
+	}
+	return rules, nil
 }
 
 // preset fills in the preset that the visibility stands for.
@@ -225,7 +227,11 @@ func (s *Service) checkBlueprint(ctx context.Context, b *blueprint) error {
 
 // lay builds the events of a room and queues them as one act.
 func (s *Service) lay(ctx context.Context, b *blueprint) (*roomstate.Pending, id.RoomID, error) {
-	w, err := s.found(ctx, b)
+	room, err := s.newRoomID(b.rules)
+	if err != nil {
+		return nil, "", err
+	}
+	w, err := s.found(ctx, room, b)
 	if err != nil {
 		return nil, "", err
 	}
@@ -242,7 +248,7 @@ func (s *Service) lay(ctx context.Context, b *blueprint) (*roomstate.Pending, id
 		}
 	}
 	if b.alias != "" || b.Visibility == "public" {
-		w.Act().Do = func(tx *storage.Tx, _ storage.Pos) error { return b.list(tx, w.Num) }
+		also(w.Act(), func(tx *storage.Tx, _ storage.Pos) error { return b.list(tx, w.Num) })
 	}
 	return w.Queue(), w.ID, nil
 }
@@ -255,12 +261,8 @@ func asInitialState(d Draft, err error) error {
 	return err
 }
 
-// found makes the first event of a room and takes the room for writing.
-func (s *Service) found(ctx context.Context, b *blueprint) (*roomstate.Writer, error) {
-	room, err := s.newRoomID(b.rules)
-	if err != nil {
-		return nil, err
-	}
+// found makes the first event of a room, which gives it its id if room is empty, and takes the room for writing.
+func (s *Service) found(ctx context.Context, room id.RoomID, b *blueprint) (*roomstate.Writer, error) {
 	create, err := s.buildCreate(room, b)
 	if err != nil {
 		return nil, err
@@ -371,6 +373,10 @@ func (b *blueprint) presetDrafts() []Draft {
 	})
 }
 
+// creatorsOnly is the level for m.room.tombstone in rooms whose creators stand above all levels, so that at first
+// nobody else can replace the room: "set to 150 instead of 100".
+const creatorsOnly = 150
+
 // powerLevels are the levels of a new room.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#mroompower_levels
@@ -378,7 +384,7 @@ func (b *blueprint) powerLevels() map[string]any {
 	users := map[string]any{string(b.creator): 100}
 	tombstone := 100
 	if b.rules.PrivilegedCreators {
-		users, tombstone = map[string]any{}, 150
+		users, tombstone = map[string]any{}, creatorsOnly
 	} else if b.Preset == "trusted_private_chat" {
 		for _, user := range b.Invite {
 			users[string(user)] = 100

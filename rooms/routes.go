@@ -8,6 +8,8 @@ func (s *Service) Routes() []httpapi.Route {
 	return []httpapi.Route{
 		// create.go
 		httpapi.Handle(httpapi.Authed, "POST "+v3+"/createRoom", s.createRoom),
+		// upgrade.go
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/upgrade", s.upgradeRoom),
 		// membership.go
 		httpapi.Handle(httpapi.Authed, "GET "+v3+"/joined_rooms", s.getJoinedRooms),
 		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/join/{roomIdOrAlias}", s.joinRoom, httpapi.RateLimited(), httpapi.OptionalBody()),

@@ -194,6 +194,8 @@ func (s *Service) normalise(ctx context.Context, d *Draft) error {
 		return normaliseRedaction(d)
 	case d.Type == "m.room.message" && d.StateKey == nil:
 		return checkMessage(d.Content)
+	case d.Type == "m.room.tombstone":
+		return checkTombstone(d)
 	case d.StateKey != nil:
 		return s.checkState(ctx, d)
 	}
