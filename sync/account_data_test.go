@@ -199,3 +199,16 @@ func TestBlockedInvites(t *testing.T) {
 	setData(alice, "m.invite_permission_config", object{})
 	require.True(t, alice.Sync("").Invited(room).Exists())
 }
+
+// The tags of a room are bounded, in size and in depth.
+func TestTagsAreBounded(t *testing.T) {
+	alice := homeservertest.New(t).User("alice")
+	path := "/_matrix/client/v3/user/" + url.PathEscape(alice.ID) + "/rooms/" + url.PathEscape("!r:x") + "/tags/"
+	deep := strings.Repeat("[", 99) + strings.Repeat("]", 99)
+	alice.Do("PUT", path+"deep", []byte(`{"x":`+deep+`}`)).WantError(400, "M_BAD_JSON")
+	long := map[string]any{"x": strings.Repeat("x", 40<<10)}
+	alice.Do("PUT", path+"one", long).WantOK()
+	alice.Do("PUT", path+"two", long).WantError(413, "M_TOO_LARGE")
+	alice.Do("DELETE", path+"one", nil).WantOK()
+	alice.Do("PUT", path+"two", long).WantOK()
+}
