@@ -9,8 +9,13 @@ import (
 // ErrClosed is the answer to a read or write after Close.
 var ErrClosed = errors.New("storage: closed")
 
-// ErrBusy is the answer to a write when too many wait already.
-var ErrBusy = errors.New("storage: too many writes are waiting")
+// ErrBusy is the answer to a write when too many wait already; the caller may try again later.
+var ErrBusy error = busy{}
+
+type busy struct{}
+
+func (busy) Error() string    { return "storage: too many writes are waiting" }
+func (busy) Overloaded() bool { return true } // for whoever answers requests: 503, not 500
 
 // ErrStale says that a room was written by somebody else since it was read into memory.
 var ErrStale = errors.New("storage: the room has changed")

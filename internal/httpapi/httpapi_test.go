@@ -136,6 +136,7 @@ func testRoutes() []httpapi.Route {
 		httpapi.Handle(httpapi.Public, "POST "+v3+"/small", withBody, httpapi.MaxBody(16)),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/internal", failing(errors.New("secret: hunter2"))),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/wrapped", failing(fmt.Errorf("look up: %w", mxerr.Forbidden.With("not <you>")))),
+		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/busy", failing(fmt.Errorf("send: %w", overloaded{}))),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/later", failing(&mxerr.Error{Code: "M_LIMIT_EXCEEDED", Status: 429, Message: "later", RetryAfter: 1500 * time.Millisecond})),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/extra", failing(mxerr.UserLocked.Set("soft_logout", true))),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/challenge", failing(fmt.Errorf("uia: %w", challenge{}))),
@@ -255,6 +256,7 @@ func TestRefusals(t *testing.T) {
 		{"body too large", "POST", v3 + "/small", `{"name":"alice of the hill"}`, "", 413, "M_TOO_LARGE"},
 		{"body over the default", "POST", v3 + "/form", `{"name":"` + strings.Repeat("a", httpapi.DefaultMaxBody) + `"}`, "", 413, "M_TOO_LARGE"},
 
+		{"too much to do", "GET", v3 + "/fail/busy", "", "", 503, "M_UNKNOWN"},
 		{"internal error", "GET", v3 + "/fail/internal", "", "", 500, "M_UNKNOWN"},
 		{"wrapped error", "GET", v3 + "/fail/wrapped", "", "", 403, "M_FORBIDDEN"},
 		{"retry later", "GET", v3 + "/fail/later", "", "", 429, "M_LIMIT_EXCEEDED"},
@@ -632,3 +634,9 @@ func TestRouteSaysWhatItIs(t *testing.T) {
 		"POST /_matrix/client/v3/login", "POST /_matrix/client/unstable/login", "POST /_matrix/client/r0/login",
 	}, r.Patterns())
 }
+
+// overloaded is an error of a part that has too much to do.
+type overloaded struct{}
+
+func (overloaded) Error() string    { return "overloaded" }
+func (overloaded) Overloaded() bool { return true }

@@ -153,7 +153,10 @@ func (rt *Router) fail(w *tracker, c *Call, err error) {
 
 // failInternally answers what is no fault of the client. mx is what may be told, nil for nothing.
 func (rt *Router) failInternally(w http.ResponseWriter, c *Call, err error, mx *mxerr.Error) {
+	var overload interface{ Overloaded() bool }
 	switch {
+	case errors.As(err, &overload) && overload.Overloaded():
+		mx = mxerr.Unknown.WithStatus(http.StatusServiceUnavailable).With("the server has too much to do; try again")
 	case c.Request.Context().Err() != nil: // the client has gone: nobody reads this
 		rt.writeError(w, mxerr.Unknown.WithStatus(http.StatusServiceUnavailable))
 		return
