@@ -82,6 +82,11 @@ func (s *Service) replace(ctx context.Context, room id.RoomID, b *blueprint) (*r
 	if err := mayReplace(old, b.creator); err != nil {
 		return nil, "", err
 	}
+	if p := old.Unsettled(); p != nil { // then the room's view, which knows all its bans, is as far as old
+		if err := p.Wait(ctx); err != nil {
+			return nil, "", err
+		}
+	}
 	w, err := s.succeed(ctx, old, b)
 	if err != nil {
 		return nil, "", err
