@@ -23,9 +23,14 @@ type gated struct {
 	// gate, if not nil, is what commits wait for: whether they go through.
 	gate    chan bool
 	waiting chan struct{}
+	// lost says that the next commit is stored and its answer lost; away that the next transaction cannot begin.
+	lost, away bool
 }
 
 func (g *gated) Begin(ctx context.Context, readOnly bool) (storage.Conn, error) {
+	if g.takeAway() {
+		return nil, errors.New("planted: away")
+	}
 	c, err := g.Engine.Begin(ctx, readOnly)
 	if err != nil || readOnly {
 		return c, err
@@ -38,10 +43,28 @@ type gatedConn struct {
 	g *gated
 }
 
+func (g *gated) takeAway() (away bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	away, g.away = g.away, false
+	return away
+}
+
+// loseNext lets the answer to the next commit get lost, and the question what became of it.
+func (g *gated) loseNext() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lost = true
+}
+
 func (c *gatedConn) Commit() error {
 	c.g.mu.Lock()
-	gate := c.g.gate
+	gate, lost := c.g.gate, c.g.lost
+	c.g.lost, c.g.away = false, lost
 	c.g.mu.Unlock()
+	if lost {
+		return errors.Join(c.Conn.Commit(), errors.New("planted: lost"))
+	}
 	if gate != nil {
 		c.g.waiting <- struct{}{}
 		if !<-gate {
@@ -49,6 +72,14 @@ func (c *gatedConn) Commit() error {
 		}
 	}
 	return c.Conn.Commit()
+}
+
+// newGated is one of files, where reads go on beside a write.
+func newGated(t *testing.T) *gated {
+	t.Helper()
+	engine, err := sqlite.Open(t.TempDir() + "/matrix.db")
+	require.NoError(t, err)
+	return &gated{Engine: engine}
 }
 
 // shut closes the gate.
@@ -68,9 +99,7 @@ func (g *gated) open() {
 // Whoever asks for what is on its way already gets a 200 only when it is durable, and an error when it failed.
 func TestNothingIsAcknowledgedBeforeItIsDurable(t *testing.T) {
 	for _, through := range []bool{true, false} {
-		engine, err := sqlite.Open(t.TempDir() + "/matrix.db") // where reads go on beside a write
-		require.NoError(t, err)
-		g := &gated{Engine: engine}
+		g := newGated(t)
 		hs := homeservertest.New(t, func(c *homeserver.Config) { c.Storage = g })
 		alice, bob := hs.User("alice"), hs.User("bob")
 		room := alice.CreateRoom(homeservertest.Public)
@@ -96,4 +125,24 @@ func TestNothingIsAcknowledgedBeforeItIsDurable(t *testing.T) {
 		require.Equal(t, want, <-answers)
 		bob.MustJoin(room)
 	}
+}
+
+// What was stored though nobody knew it is told once the next commit is, and who joined by it is in the room.
+func TestCommitWhoseAnswerIsLost(t *testing.T) {
+	g := newGated(t)
+	hs := homeservertest.New(t, func(c *homeserver.Config) { c.Storage = g })
+	alice, bob := hs.User("alice"), hs.User("bob")
+	room, other := alice.CreateRoom(homeservertest.Public), alice.CreateRoom(homeservertest.Public)
+	since, bobs := alice.Sync("").NextBatch, bob.Sync("").NextBatch
+	g.loseNext()
+	require.Equal(t, 500, bob.Join(room).Status)
+	g.loseNext()
+	require.Equal(t, 500, alice.SetState(room, "m.room.topic", "", map[string]any{"topic": "x"}).Status)
+	alice.Send(other, "next")
+
+	news := alice.Sync(since).Joined(room)
+	require.Equal(t, bob.ID, news.Get(`timeline.events.#(type=="m.room.member").state_key`).String(), news.Raw)
+	require.Equal(t, "x", news.Get(`timeline.events.#(type=="m.room.topic").content.topic`).String(), news.Raw)
+	require.True(t, bob.Sync(bobs).Joined(room).Exists())
+	bob.Send(room, "here")
 }

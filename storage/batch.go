@@ -173,11 +173,11 @@ func (b *batcher) write(acts []*Act) {
 	b.answer(acts)
 }
 
-// errAway says that the database does not answer.
-var errAway = errors.New("the database is away")
+// ErrAway says that the database does not answer. What was to be written may be stored all the same: nobody knows.
+var ErrAway = errors.New("storage: the database is away")
 
 // hopeless says that an error would meet every act alike.
-func hopeless(err error) bool { return errors.Is(err, errAway) || errors.Is(err, ErrTaken) }
+func hopeless(err error) bool { return errors.Is(err, ErrAway) || errors.Is(err, ErrTaken) }
 
 // try runs a transaction, again when another one of the database has broken it.
 func (b *batcher) try(acts []*Act, apart bool) error {
@@ -202,7 +202,7 @@ func (b *batcher) transaction(acts []*Act, apart bool) (err error) {
 	ctx := context.Background()
 	conn, err := b.engine.Begin(ctx, false)
 	if err != nil {
-		return fmt.Errorf("%w: begin a write: %w", errAway, err)
+		return fmt.Errorf("%w: begin a write: %w", ErrAway, err)
 	}
 	defer conn.Rollback() //nolint:errcheck // does nothing after Commit; else err says what went wrong
 	tx := &Tx{conn: conn, ctx: ctx, dialect: b.engine.Dialect()}
@@ -325,7 +325,7 @@ func (b *batcher) landed(ctx context.Context, failed error) error {
 	switch {
 	case err != nil:
 		b.unsure = true
-		return fmt.Errorf("%w: commit: %w", errAway, failed)
+		return fmt.Errorf("%w: commit: %w", ErrAway, failed)
 	case count == b.count+1:
 		b.count = count
 		return nil

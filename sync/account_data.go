@@ -93,5 +93,6 @@ func (s *Service) accountDataAct(user id.UserID, room id.RoomID, typ string) *st
 			s.Hub.Record(notify.Change{Pos: pos, Kind: notify.AccountData, Room: room, User: user})
 		},
 		Announced: func(storage.Pos) { s.Hub.Wake(nil, user) },
+		Refused:   func(error) { s.wishes.changed(user, room, typ) }, // it may be stored all the same
 	}
 }

@@ -66,11 +66,18 @@ func (h *Hub) Record(changes ...Change) {
 		return
 	}
 	h.start = len(h.ring) - keepChanges
-	h.floor = h.ring[h.start-1].Pos
+	h.floor = max(h.floor, h.ring[h.start-1].Pos)
 	if h.start >= keepChanges {
 		h.ring = append(h.ring[:0:0], h.ring[h.start:]...)
 		h.start = 0
 	}
+}
+
+// Doubt lets everything at or before a position count as forgotten: there may be changes that were never recorded.
+func (h *Hub) Doubt(pos int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.floor = max(h.floor, pos)
 }
 
 // Since returns the changes in (from, to], oldest first; false when they reach further back than the Hub remembers.

@@ -156,12 +156,6 @@ func (c *Cache) forgetLocked(e *entry) {
 	}
 }
 
-func (r *Room) size() int {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return 4096 + 200*len(r.keys) + 150*len(r.members) + int(r.tail.Load())
-}
-
 // load reads a room: its head, keys, members and newest events.
 func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	var row storage.Room
@@ -228,6 +222,7 @@ func (r *Room) fill(row storage.Room, keys []storage.StateKey, members []storage
 		return err
 	}
 	slices.Reverse(events)
+	r.base.Store(int64(keyCost*len(keys) + memberCost*len(members)))
 	r.tail.Store(costOf(events))
 	r.view.Store(&View{State: row.State, Pos: row.LastPos, Tail: events, Whole: len(events) < tailLength})
 	return nil

@@ -34,7 +34,8 @@ type Room struct {
 	pins  atomic.Int32 // writers and queued acts: not to be evicted; negative once it is
 
 	view atomic.Pointer[View]
-	tail atomic.Int64 // about what the events of the view's tail hold in memory
+	// tail is about what the events of the view's tail hold in memory, base what everything else does.
+	tail, base atomic.Int64
 
 	mu sync.RWMutex // guards the following; no I/O under it
 	// numbers and keys number the state keys; queued are events that are not yet committed.
@@ -99,6 +100,16 @@ func (r *Room) evict() bool {
 	r.stale.Store(true) // whoever found it in the cache a moment ago takes it anew
 	return true
 }
+
+// About what a room holds in memory, in bytes: for itself, for each state key and for each member.
+const (
+	roomCost   = 4096
+	keyCost    = 200
+	memberCost = 150
+)
+
+// size is about what the room holds in memory. It waits for nobody, for others wait meanwhile.
+func (r *Room) size() int { return int(roomCost + r.base.Load() + r.tail.Load()) }
 
 // costOf is about what events hold in memory.
 func costOf(events []*Event) (bytes int64) {
@@ -322,8 +333,11 @@ func present(membership string) bool { return membership == "join" || membership
 
 // setMemberLocked changes a current membership.
 func (r *Room) setMemberLocked(m Member) {
-	before := r.members[m.User]
+	before, known := r.members[m.User]
 	r.members[m.User] = m
+	if !known {
+		r.base.Add(memberCost)
+	}
 	r.joined += one(m.Membership == "join") - one(before.Membership == "join")
 	r.invited += one(m.Membership == "invite") - one(before.Membership == "invite")
 	listed := slices.ContainsFunc(r.first, func(f Member) bool { return f.User == m.User })

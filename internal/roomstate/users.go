@@ -163,6 +163,16 @@ func (s *users) changed(user id.UserID, m Membership) {
 	}
 }
 
+// forget drops what is known of a user; it is read again.
+func (s *users) forget(user id.UserID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.loading[user]; l != nil {
+		l.changed = true
+	}
+	delete(s.known, user)
+}
+
 // Forgot tells the cache, after the commit at a position, that a user has forgotten a room. Whoever has come back
 // since has not.
 func (c *Cache) Forgot(user id.UserID, room id.RoomID, at storage.Pos) {

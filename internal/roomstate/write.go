@@ -119,6 +119,7 @@ func (w *Writer) forgetKeys() {
 		if p := &w.plan[i]; p.newKey {
 			delete(w.numbers, w.keys[p.number])
 			w.keys = w.keys[:p.number]
+			w.base.Add(-keyCost)
 		}
 	}
 }
@@ -222,6 +223,7 @@ func (w *Writer) numberOf(k Key) (number int64, fresh bool) {
 	n := int64(len(w.keys))
 	w.numbers[k] = n
 	w.keys = append(w.keys, k)
+	w.base.Add(keyCost)
 	return n, true
 }
 
@@ -250,7 +252,7 @@ func (w *Writer) Queue() *Pending {
 		}
 	}
 	w.act.Announced = func(storage.Pos) { w.announced() }
-	w.act.Refused = func(error) { w.refused() }
+	w.act.Refused = func(err error) { w.refused(err) }
 	w.cache.db.Queue(&w.act)
 	return p
 }
@@ -471,16 +473,30 @@ func (w *Writer) announced() {
 }
 
 // refused makes the next user of the room load it again.
-func (w *Writer) refused() {
+func (w *Writer) refused(err error) {
 	w.stale.Store(true)
 	w.mu.Lock()
 	for i := range w.plan {
 		delete(w.queued, w.plan[i].Pos)
 	}
 	w.mu.Unlock()
+	if errors.Is(err, storage.ErrAway) {
+		w.doubt()
+	}
 	w.done()
 	if w.with != nil {
-		w.with.refused()
+		w.with.refused(err)
+	}
+}
+
+// doubt forgets what is kept elsewhere of what the act would have changed: perhaps it was stored after all.
+func (w *Writer) doubt() {
+	for i := range w.plan {
+		p := &w.plan[i]
+		w.cache.hub.Doubt(p.Pos)
+		if p.Type == "m.room.member" && p.StateKey != nil {
+			w.cache.users.forget(id.UserID(*p.StateKey))
+		}
 	}
 }
 
