@@ -23,10 +23,7 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	go func() {
 		defer in.Body.Close()
-		t.handler.ServeHTTP(a, in)
-		a.begin(http.StatusOK)
-		a.body.Flush() //nolint:errcheck // the reader has gone, which is its right
-		writer.Close()
+		writer.CloseWithError(t.serve(a, in)) //nolint:errcheck // it never fails
 	}()
 	select {
 	case <-a.begun:
@@ -38,6 +35,21 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 		Status: http.StatusText(a.status), StatusCode: a.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: a.sent, Body: reader, ContentLength: -1, Request: r,
 	}, nil
+}
+
+// serve serves one request and returns what broke the answer off, nil when it is whole. As with net/http a handler
+// that panics, be it with http.ErrAbortHandler, costs this answer and no more.
+func (t inProcess) serve(a *answer, r *http.Request) (broken error) {
+	defer func() {
+		if p := recover(); p != nil {
+			broken = io.ErrUnexpectedEOF
+			a.begin(http.StatusInternalServerError)
+		}
+	}()
+	t.handler.ServeHTTP(a, r)
+	a.begin(http.StatusOK)
+	a.body.Flush() //nolint:errcheck // the reader has gone, which is its right
+	return nil
 }
 
 // answer is the ResponseWriter of one request.

@@ -506,14 +506,15 @@ func (s *Service) refineMember(ctx context.Context, w *roomstate.Writer, d *Draf
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#events-on-change-of-profile-information
 func (s *Service) updateMember(ctx context.Context, room id.RoomID, user id.UserID) error {
-	name, avatar, err := s.profileOf(ctx, user)
-	if err != nil {
-		return err
-	}
 	return s.act(ctx, room, func(w *roomstate.Writer) (bool, error) {
 		now := w.Event("m.room.member", string(user))
 		if now == nil || now.Membership() != "join" {
 			return false, w.Err()
+		}
+		// Under the lock: of two changes at once, whichever comes last here finds the later profile.
+		name, avatar, err := s.profileOf(ctx, user)
+		if err != nil {
+			return false, err
 		}
 		c := Change{Membership: "join"}
 		content, err := c.content(name, avatar)

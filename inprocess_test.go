@@ -1,0 +1,28 @@
+package homeserver
+
+import (
+	"io"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A handler that breaks its answer off costs the client the answer, and not the host its process.
+func TestInProcessPanic(t *testing.T) {
+	for _, half := range []string{"", "half"} {
+		client := &http.Client{Transport: inProcess{http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if half != "" {
+				io.WriteString(w, half) //nolint:errcheck // a test reads it
+				w.(http.Flusher).Flush()
+			}
+			panic(http.ErrAbortHandler)
+		})}}
+		r, err := client.Get("http://x/")
+		require.NoError(t, err)
+		got, err := io.ReadAll(r.Body)
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		require.Equal(t, half, string(got))
+		require.NoError(t, r.Body.Close())
+	}
+}
