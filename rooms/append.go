@@ -172,6 +172,9 @@ func (s *Service) target(w *roomstate.Writer, redaction *event.Event) (*roomstat
 	if !s.mayRedact(w, redaction, target) {
 		return nil, mxerr.Forbidden.With("you may not redact the events of others here")
 	}
+	if target.Is("m.room.create", "") || target.Is("m.room.server_acl", "") {
+		return nil, mxerr.Forbidden.With("%s cannot be redacted: the room would be another one", target.Type)
+	}
 	return target, nil
 }
 

@@ -320,3 +320,15 @@ func TestChainOfRedactions(t *testing.T) {
 	require.True(t, e.Get("unsigned.redacted_because.event_id").Exists())
 	require.False(t, e.Get("unsigned.redacted_because.unsigned.redacted_because").Exists())
 }
+
+// What a room stands on is not redacted, not even by its creator.
+func TestFoundationsAreNotRedacted(t *testing.T) {
+	alice := homeservertest.New(t).User("alice")
+	for _, version := range []string{"10", "12"} {
+		room := alice.CreateRoomWith(map[string]any{"room_version": version})
+		acl := alice.SetState(room, "m.room.server_acl", "", map[string]any{"allow": []string{"*"}}).WantOK().Get("event_id").String()
+		state := alice.Do("GET", inRoom(room, "state"), nil).WantOK()
+		alice.Redact(room, state.Get(`#(type=="m.room.create").event_id`).String()).WantError(403, "M_FORBIDDEN")
+		alice.Redact(room, acl).WantError(403, "M_FORBIDDEN")
+	}
+}
