@@ -100,6 +100,7 @@ func (s *Service) joinCall(ctx context.Context, c *httpapi.Call, room id.RoomID,
 	if _, given := (*in)["reason"]; given && !ok {
 		return nil, mxerr.BadJSON.With("reason has to be a string")
 	}
+	delete(*in, "third_party_signed") // a proof for the server, no part of the event
 	return &roomID{room}, s.SetMembership(ctx, Change{
 		Room: room, Sender: c.User, Target: c.User, Membership: "join", Reason: reason,
 		Content: *in, Device: c.Device, Guest: c.Guest,

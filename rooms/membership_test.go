@@ -77,7 +77,7 @@ func TestJoinWithContent(t *testing.T) {
 	hs := homeservertest.New(t)
 	alice, bob := hs.User("alice"), hs.User("bob")
 	room := alice.CreateRoom(homeservertest.Public)
-	bob.Do("POST", v3+"/join/"+room, map[string]any{"foo": "bar", "membership": "ban", "join_authorised_via_users_server": "@x:y"}).WantOK()
+	bob.Do("POST", v3+"/join/"+room, map[string]any{"foo": "bar", "membership": "ban", "join_authorised_via_users_server": "@x:y", "third_party_signed": map[string]any{}}).WantOK()
 	require.JSONEq(t, `{"foo":"bar","membership":"join"}`, string(alice.State(room, "m.room.member", bob.ID).WantOK().Body))
 	bob.Do("POST", v3+"/join/"+room, []byte(`{"reason":1}`)).WantError(400, "M_BAD_JSON")
 }
