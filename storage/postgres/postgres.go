@@ -52,11 +52,6 @@ type engine struct {
 
 func (e *engine) Dialect() storage.Dialect { return storage.PostgreSQL }
 
-var (
-	snapshot = &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
-	writing  = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
-)
-
 // Begin takes a connection and begins a transaction on it.
 func (e *engine) Begin(ctx context.Context, readOnly bool) (storage.Conn, error) {
 	e.open.RLock()
@@ -72,13 +67,13 @@ func (e *engine) begin(ctx context.Context, readOnly bool) (*transaction, error)
 	if e.closed {
 		return nil, storage.ErrClosed
 	}
-	options := writing
+	options := sql.TxOptions{Isolation: sql.LevelReadCommitted}
 	if readOnly {
-		options = snapshot
+		options = sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
 	}
 	// When the server was started anew, every connection of the pool may be found dead, each by its BEGIN.
 	for tries := connections; ; tries-- {
-		t, err := e.tryBegin(ctx, options)
+		t, err := e.tryBegin(ctx, &options)
 		if err == nil || tries == 0 || !errors.Is(err, errStale) {
 			return t, err
 		}
