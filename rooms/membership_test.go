@@ -233,9 +233,11 @@ func TestJoinAnswersWithTheRoom(t *testing.T) {
 	for _, path := range []string{
 		v3 + "/join/" + url.PathEscape(local("here")), v3 + "/join/" + room + "?server_name=x&via=y", inRoom(room, "join"),
 	} {
+		before := len(types(alice, room))
 		for range 2 {
 			require.Equal(t, room, bob.Do("POST", path, nil).WantOK().Get("room_id").String(), path)
 		}
+		require.Len(t, types(alice, room), before+1, "one join")
 		bob.MustLeave(room)
 	}
 }
