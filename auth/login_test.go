@@ -104,20 +104,21 @@ func TestLoginRefuses(t *testing.T) {
 func TestLoginTiming(t *testing.T) {
 	s := newServer(t, func(c *auth.Config) { c.PasswordCost = auth.Cost{MemoryKiB: 8 << 10, Passes: 2, Threads: 1} })
 	s.user("alice")
-	fastest := func(name, password string) time.Duration {
-		best := time.Hour
-		for range 7 {
-			start := time.Now()
-			s.post("/login", "", M{"type": "m.login.password", "user": name, "password": password}).fails(403, "M_FORBIDDEN")
-			best = min(best, time.Since(start))
-		}
-		return best
+	try := func(name, password string) time.Duration {
+		start := time.Now()
+		s.post("/login", "", M{"type": "m.login.password", "user": name, "password": password}).fails(403, "M_FORBIDDEN")
+		return time.Since(start)
 	}
-	known := fastest("alice", "wrong")
+	// The best of several, in turns: other work on the machine slows all of them. Without a password to compare, an
+	// answer would come hundreds of times sooner.
+	const factor = 4
 	for name, password := range map[string]string{"nobody": "wrong", "@a:elsewhere.org": "wrong", "alice": strings.Repeat("x", 600)} {
-		d := fastest(name, password)
-		require.Less(t, d, 2*known, "%s takes longer", name)
-		require.Less(t, known, 2*d, "%s takes less", name)
+		known, d := time.Hour, time.Hour
+		for range 7 {
+			known, d = min(known, try("alice", "wrong")), min(d, try(name, password))
+		}
+		require.Less(t, d, factor*known, "%s takes longer", name)
+		require.Less(t, known, factor*d, "%s takes less", name)
 	}
 }
 
