@@ -22,7 +22,8 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/ban", s.ban),
 		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/unban", s.unban),
 		// send.go
-		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/send/{eventType}/{txnId}", s.sendEvent),
+		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/send/{eventType}/{txnId}", s.sendEvent,
+			httpapi.Also("POST "+v3+"/rooms/{roomId}/send/{eventType}")), // of old: conformance suites still ask for it
 		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/rooms/{roomId}/redact/{eventId}/{txnId}", s.redactEvent),
 		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/state/{eventType}/{stateKey}", s.setRoomStateWithKey,
 			httpapi.Also("PUT "+v3+"/rooms/{roomId}/state/{eventType}/{$}")),

@@ -332,3 +332,15 @@ func TestFoundationsAreNotRedacted(t *testing.T) {
 		alice.Redact(room, acl).WantError(403, "M_FORBIDDEN")
 	}
 }
+
+// The old form of a send has no transaction id: each makes an event.
+func TestSendWithoutTransaction(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	send := func() string {
+		return alice.Do("POST", v3+"/rooms/"+room+"/send/m.room.message", text("a")).WantOK().Get("event_id").String()
+	}
+	first := send()
+	require.NotEqual(t, first, send())
+}

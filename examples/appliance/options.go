@@ -115,6 +115,7 @@ func conform(cfg *homeserver.Config) {
 	cfg.Limits.Off = true
 	cfg.PasswordCost = auth.Cheap
 	cfg.PublishByAnyone = true
+	cfg.RoomVersion = "10" // the suites list creators in power levels, which version 12 refuses
 }
 
 func (o *options) storage() (homeserver.Storage, error) {

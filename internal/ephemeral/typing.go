@@ -46,7 +46,8 @@ type typist struct {
 
 // NewTyping returns an empty Typing; wake is called after each change of a room, without a lock held.
 func NewTyping(boot string, wake func(room id.RoomID)) *Typing {
-	return &Typing{Boot: boot, wake: wake, rooms: map[id.RoomID]*typingRoom{}}
+	// The first change has number 2: a token of before it says 1, for 0 stands for who was told nothing.
+	return &Typing{Boot: boot, wake: wake, rooms: map[id.RoomID]*typingRoom{}, now: 1}
 }
 
 // Set says that user types in room for a time; 0 says that they stopped.

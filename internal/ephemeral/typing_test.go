@@ -110,11 +110,11 @@ func TestTypingForgetsQuietRooms(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		rooms, now := typing.Since(1)
+		rooms, now := typing.Since(2)
 		require.Len(t, rooms, 5000)
 		time.Sleep(11 * time.Minute)
 		typing.Set(other, alice, time.Second)
-		rooms, _ = typing.Since(1)
+		rooms, _ = typing.Since(2)
 		require.Equal(t, []id.RoomID{other}, rooms)
 		rooms, _ = typing.Since(now)
 		require.Equal(t, []id.RoomID{other}, rooms)
@@ -153,4 +153,16 @@ func TestTypingAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	require.Len(t, typing.In(room), 4)
+}
+
+// A client that was told nothing yet of typing, with a token of before the first change, is told that it stopped.
+func TestTypingStopsForTokenOfBefore(t *testing.T) {
+	typing := ephemeral.NewTyping("boot", func(id.RoomID) {})
+	before := typing.Now()
+	typing.Set("!r:x", "@a:x", time.Minute)
+	typing.Set("!r:x", "@a:x", 0)
+	rooms, _ := typing.Since(before)
+	require.Equal(t, []id.RoomID{"!r:x"}, rooms)
+	rooms, _ = typing.Since(0)
+	require.Empty(t, rooms, "an initial sync tells only who is typing")
 }
