@@ -43,7 +43,7 @@ func TestLevelContentChanges(t *testing.T) {
 	require.True(t, c.Raise("events_default", 50))
 	c.SetUser("@a:x", 1<<60)
 	c.SetEvent("m.x", 5)
-	require.EqualValues(t, 1<<53-1, c.User("@a:x"))
+	require.EqualValues(t, int64(1<<53-1), c.User("@a:x"))
 	require.EqualValues(t, 10, c.User("@b:x"))
 	require.EqualValues(t, 1<<53-1, c.Top())
 	require.EqualValues(t, 50, c.Level("ban"))
