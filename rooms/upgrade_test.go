@@ -241,7 +241,7 @@ func TestUpgradePreservesPowerLevels(t *testing.T) {
 		{"above 100", object{"users": object{alice.ID: 500, bob.ID: 500}}, 1},
 		{"a moderator", object{"users": object{alice.ID: 100, bob.ID: 50}, "events": object{"m.room.tombstone": 50, "m.room.name": 75}}, 2},
 		{"everybody", object{"users": object{alice.ID: 100}, "users_default": 50, "events": object{"m.room.tombstone": 50}}, 2},
-		{"a level out of reach", object{"users": object{alice.ID: 100, bob.ID: 100}, "events": object{"m.x": 9007199254740991}}, 2},
+		{"a level out of reach", object{"users": object{alice.ID: 100, bob.ID: 100}, "events": object{"m.x": int64(9007199254740991)}}, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			old := alice.CreateRoomWith(object{

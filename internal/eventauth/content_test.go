@@ -45,7 +45,7 @@ func TestLevelContentChanges(t *testing.T) {
 	c.SetEvent("m.x", 5)
 	require.EqualValues(t, int64(1<<53-1), c.User("@a:x"))
 	require.EqualValues(t, 10, c.User("@b:x"))
-	require.EqualValues(t, 1<<53-1, c.Top())
+	require.EqualValues(t, int64(1<<53-1), c.Top())
 	require.EqualValues(t, 50, c.Level("ban"))
 	out, err := json.Marshal(c)
 	require.NoError(t, err)
