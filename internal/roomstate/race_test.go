@@ -139,3 +139,27 @@ func TestUnsettled(t *testing.T) {
 	require.Nil(t, wr.Unsettled())
 	wr.Unlock()
 }
+
+// A state that is on its way to storage can be built upon, however little of it stays in the cache.
+func TestStatesThatAreNotWritten(t *testing.T) {
+	w := newWorld(t, roomstate.Limits{Nodes: 1})
+	w.create("!r:x")
+	gate := make(chan struct{})
+	w.db.Queue(&storage.Act{Committed: func(storage.Pos) { <-gate }}) // nothing is written meanwhile
+	var last *roomstate.Pending
+	for i := range 70 {
+		wr, err := w.cache.Lock(context.Background(), "!r:x")
+		require.NoError(t, err)
+		key := fmt.Sprint(i)
+		require.NoError(t, wr.Propose(w.event(wr, "!r:x", "k", &key, `{}`), roomstate.Meta{}))
+		last = wr.Queue()
+		wr.Unlock()
+	}
+	close(gate)
+	require.NoError(t, last.Wait(context.Background()))
+	r, err := w.cache.Room(context.Background(), "!r:x")
+	require.NoError(t, err)
+	state, err := r.State(context.Background(), r.View().State)
+	require.NoError(t, err)
+	require.Len(t, state, 71)
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"sync"
 
 	"github.com/embedmatrix/homeserver/storage"
 )
@@ -99,14 +100,43 @@ func parseNode(body []byte) (*node, error) {
 type Trees struct {
 	db    *storage.DB
 	cache *lru[int64, *node]
+
+	mu sync.RWMutex // guards the following
+	// unwritten are the nodes of acts that are on their way to storage: nobody could read them back. acts has
+	// their ids by act.
+	unwritten map[int64]*node
+	acts      map[*storage.Act][]int64
 }
 
 func newTrees(db *storage.DB, maxBytes int) *Trees {
-	return &Trees{db: db, cache: newLRU[int64, *node](maxBytes)}
+	return &Trees{
+		db: db, cache: newLRU[int64, *node](maxBytes), unwritten: map[int64]*node{}, acts: map[*storage.Act][]int64{},
+	}
+}
+
+// inMemory returns a node that need not be read.
+func (t *Trees) inMemory(nodeID int64) (*node, bool) {
+	if n, ok := t.cache.get(nodeID); ok {
+		return n, true
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n, ok := t.unwritten[nodeID]
+	return n, ok
+}
+
+// settled is told that an act was written or refused.
+func (t *Trees) settled(act *storage.Act) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, nodeID := range t.acts[act] {
+		delete(t.unwritten, nodeID)
+	}
+	delete(t.acts, act)
 }
 
 func (t *Trees) node(ctx context.Context, nodeID int64) (*node, error) {
-	if n, ok := t.cache.get(nodeID); ok {
+	if n, ok := t.inMemory(nodeID); ok {
 		return n, nil
 	}
 	list, err := t.nodes(ctx, []int64{nodeID})
@@ -122,7 +152,7 @@ func (t *Trees) nodes(ctx context.Context, ids []int64) ([]*node, error) {
 	missing := map[int64]int{}
 	var ask []int64
 	for i, nodeID := range ids {
-		n, ok := t.cache.get(nodeID)
+		n, ok := t.inMemory(nodeID)
 		if !ok {
 			missing[nodeID] = i
 			ask = append(ask, nodeID)
@@ -365,6 +395,10 @@ func (t *Trees) column(act *storage.Act, height uint8, number int64, pos storage
 func (t *Trees) keep(act *storage.Act, n *node) int64 {
 	nodeID := t.db.NextNode()
 	t.cache.put(nodeID, n, n.cost())
+	t.mu.Lock()
+	t.unwritten[nodeID] = n
+	t.acts[act] = append(t.acts[act], nodeID)
+	t.mu.Unlock()
 	act.Add(storage.InsertStateNode, nodeID, n.body())
 	return nodeID
 }

@@ -246,13 +246,17 @@ func (w *Writer) Queue() *Pending {
 	then := w.act.Committed
 	w.act.Place = w.place
 	w.act.Committed = func(first storage.Pos) {
+		w.cache.trees.settled(&w.act)
 		w.committed()
 		if then != nil {
 			then(first)
 		}
 	}
 	w.act.Announced = func(storage.Pos) { w.announced() }
-	w.act.Refused = func(err error) { w.refused(err) }
+	w.act.Refused = func(err error) {
+		w.cache.trees.settled(&w.act)
+		w.refused(err)
+	}
 	w.cache.db.Queue(&w.act)
 	return p
 }
