@@ -226,3 +226,17 @@ func TestStateOfThePresentIsShown(t *testing.T) {
 		require.NotContains(t, events.Raw, `"content":{"name":"a name that was"}`)
 	}
 }
+
+// SY-11: a timeline in which the room begins has nothing before it, and says so.
+func TestTimelineOfWholeRoomHasNoPrevBatch(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	with := func(filter string) gjson.Result {
+		return alice.SyncWith(url.Values{"filter": {filter}}).Joined(room).Get("timeline")
+	}
+	whole := with(`{"room":{"timeline":{"limit":100}}}`)
+	require.Equal(t, "m.room.create", whole.Get("events.0.type").Str)
+	require.False(t, whole.Get("prev_batch").Exists())
+	require.True(t, with(`{"room":{"timeline":{"limit":2}}}`).Get("prev_batch").Exists())
+}
