@@ -158,20 +158,12 @@ func (l *look) writeTimeline(p *place, v *roomstate.Viewer, t *timeline) error {
 	} else {
 		l.out.raw("false")
 	}
-	if prev, ok := t.before(p); ok {
-		l.out.key("prev_batch").text(prev.String())
+	prev := token.History{Ord: roomstate.OrdAfter(p.upTo)}
+	if len(t.events) > 0 {
+		prev.Ord = t.events[0].Ord
 	}
-	l.out.raw("}")
+	l.out.key("prev_batch").text(prev.String()).raw("}")
 	return nil
-}
-
-// before is where the history before a timeline is read; false when there is none, for the room begins in it.
-func (t *timeline) before(p *place) (prev token.History, ok bool) {
-	if len(t.events) == 0 {
-		return token.History{Ord: roomstate.OrdAfter(p.upTo)}, true
-	}
-	first := t.events[0]
-	return token.History{Ord: first.Ord}, !first.Is("m.room.create", "")
 }
 
 // writeEvent writes an event as the filter wants to have it.

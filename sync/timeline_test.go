@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"github.com/tidwall/gjson"
 
 	"github.com/embedmatrix/homeserver/homeservertest"
 )
@@ -226,18 +225,4 @@ func TestStateOfThePresentIsShown(t *testing.T) {
 		require.NotContains(t, string(s.Body), "hidden")
 		require.NotContains(t, events.Raw, `"content":{"name":"a name that was"}`)
 	}
-}
-
-// SY-11: a timeline in which the room begins has nothing before it, and says so.
-func TestTimelineOfWholeRoomHasNoPrevBatch(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	with := func(filter string) gjson.Result {
-		return alice.SyncWith(url.Values{"filter": {filter}}).Joined(room).Get("timeline")
-	}
-	whole := with(`{"room":{"timeline":{"limit":100}}}`)
-	require.Equal(t, "m.room.create", whole.Get("events.0.type").Str)
-	require.False(t, whole.Get("prev_batch").Exists())
-	require.True(t, with(`{"room":{"timeline":{"limit":2}}}`).Get("prev_batch").Exists())
 }
