@@ -106,11 +106,7 @@ func (db *DB) start(ctx context.Context) error {
 	if err := migrate(ctx, db.engine); err != nil {
 		return err
 	}
-	var c counters
-	err := db.Read(ctx, func(tx *Tx) (err error) {
-		c, err = tx.counters()
-		return err
-	})
+	c, err := db.readCounters(ctx)
 	if err != nil {
 		return fmt.Errorf("read the counters: %w", err)
 	}
@@ -118,6 +114,26 @@ func (db *DB) start(ctx context.Context) error {
 	db.nextRoom.Store(c.room)
 	db.batch = newBatcher(db.engine, c.pos, c.batch)
 	return nil
+}
+
+const updateNothing = `UPDATE mx_position SET pos = pos`
+
+// readCounters reads the counters behind every commit of a process before this one. That may have been killed
+// while its last commit was on its way, and the database completes it: the row's lock awaits the end of that.
+func (db *DB) readCounters(ctx context.Context) (c counters, err error) {
+	conn, err := db.engine.Begin(ctx, false)
+	if err != nil {
+		return c, err
+	}
+	defer conn.Rollback() //nolint:errcheck // does nothing after Commit
+	tx := &Tx{conn: conn, ctx: context.WithoutCancel(ctx), dialect: db.engine.Dialect()}
+	if _, err := tx.exec(updateNothing); err != nil {
+		return c, err
+	}
+	if c, err = tx.counters(); err != nil {
+		return c, err
+	}
+	return c, conn.Commit()
 }
 
 // counters are the last numbers that were given out.

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Lock checks the settings of the server, then keeps a second process, and a second use of the engine, off
-// the schema by an advisory lock. The server drops it when the connection ends. Should that happen while
+// the schema by an advisory lock. The server drops it when the connection ends; a lock that is taken is asked
+// for again for lockPatience, for the server may notice late that a process was killed. Should it be lost while
 // this process lives, another one may take the lock; the batches of this one are refused from then on
 // (storage.ErrTaken).
 func (e *engine) Lock(ctx context.Context) (func() error, error) {
@@ -41,13 +43,29 @@ const keepIdle = `
 	SELECT set_config('idle_session_timeout', '0', false)
 	WHERE current_setting('idle_session_timeout', true) IS NOT NULL`
 
+// How long, and how often, a lock is asked for that somebody holds.
+const (
+	lockPatience = 3 * time.Second
+	lockPause    = 50 * time.Millisecond
+)
+
 func take(ctx context.Context, conn *sql.Conn) error {
-	var got bool
-	if err := conn.QueryRowContext(ctx, selectLock).Scan(&got); err != nil {
-		return fmt.Errorf("postgres: lock: %w", err)
-	}
-	if !got {
-		return errors.New("postgres: another process uses this database")
+	for deadline := time.Now().Add(lockPatience); ; {
+		var got bool
+		if err := conn.QueryRowContext(ctx, selectLock).Scan(&got); err != nil {
+			return fmt.Errorf("postgres: lock: %w", err)
+		}
+		if got {
+			break
+		}
+		if time.Now().After(deadline) {
+			return errors.New("postgres: another process uses this database")
+		}
+		select {
+		case <-time.After(lockPause):
+		case <-ctx.Done():
+			return fmt.Errorf("postgres: lock: %w", ctx.Err())
+		}
 	}
 	_, err := conn.ExecContext(ctx, keepIdle)
 	return err

@@ -58,6 +58,37 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	require.NoError(t, err, "a process after this one: %s", out)
 }
 
+// TestLockIsAwaited: a server that notices late that a process was killed does not keep the next one out.
+func TestLockIsAwaited(t *testing.T) {
+	url := postgrestest.URL(t)
+	engine, err := postgres.Open(url)
+	require.NoError(t, err)
+	defer engine.Close()
+	release, err := engine.(storage.Locker).Lock(context.Background())
+	require.NoError(t, err)
+	time.AfterFunc(300*time.Millisecond, func() { release() }) //nolint:errcheck // seen below
+	out, err := second(t, url)
+	require.NoError(t, err, "a process after this one: %s", out)
+}
+
+// TestLastCommitIsAwaited: what the database still completes of a killed process is known to the next one.
+func TestLastCommitIsAwaited(t *testing.T) {
+	url := postgrestest.URL(t)
+	require.NoError(t, open(t, url).Close())
+	pool, err := sql.Open("pgx", url)
+	require.NoError(t, err)
+	defer pool.Close()
+	last, err := pool.Begin()
+	require.NoError(t, err)
+	_, err = last.Exec("UPDATE mx_position SET pos = pos + 5, batch = batch + 1")
+	require.NoError(t, err)
+	time.AfterFunc(300*time.Millisecond, func() { last.Commit() }) //nolint:errcheck // seen below
+
+	db := open(t, url)
+	require.NoError(t, db.Write(context.Background(), func(*storage.Tx, storage.Pos) error { return nil }))
+	require.NoError(t, db.Close())
+}
+
 func second(t *testing.T, url string) (string, error) {
 	t.Helper()
 	exe, err := os.Executable()
