@@ -48,7 +48,7 @@ func Example() {
 // The host makes accounts itself when registration is closed.
 func ExampleServer_Admin() {
 	srv, err := homeserver.New(homeserver.Config{
-		ServerName: "example.org", Storage: sqlite.Memory(), PasswordCost: auth.Cheap,
+		ServerName: "example.org", Storage: sqlite.Memory(), PasswordCost: auth.Cheap(),
 	})
 	if err != nil {
 		log.Fatal(err)

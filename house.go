@@ -72,9 +72,7 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now,
 		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, Log: cfg.Logger,
 	})
-	h.sync = syncing.New(syncing.Config{
-		ServerName: server, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now, Log: cfg.Logger,
-	})
+	h.sync = syncing.New(syncing.Config{DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now})
 	if h.auth, err = newAuth(cfg, server, h); err != nil {
 		return err
 	}

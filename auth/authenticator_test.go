@@ -24,7 +24,7 @@ func TestPasswords(t *testing.T) {
 		db, err := storage.Open(context.Background(), sqlite.Memory())
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, db.Close()) })
-		p := auth.NewPasswords(db, serverName, auth.Cheap)
+		p := auth.NewPasswords(db, serverName, auth.Cheap())
 		for name, password := range users {
 			require.NoError(t, p.Register(context.Background(), name, password))
 		}

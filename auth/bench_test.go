@@ -19,7 +19,7 @@ func BenchmarkSession(b *testing.B) {
 	db, err := storage.Open(ctx, sqlite.Memory())
 	require.NoError(b, err)
 	defer db.Close()
-	s, err := auth.New(auth.Config{ServerName: serverName, DB: db, PasswordCost: auth.Cheap})
+	s, err := auth.New(auth.Config{ServerName: serverName, DB: db, PasswordCost: auth.Cheap()})
 	require.NoError(b, err)
 	user, err := s.CreateUser(ctx, auth.NewUser{Localpart: "alice"})
 	require.NoError(b, err)

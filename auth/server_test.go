@@ -46,7 +46,7 @@ func newServerOn(t *testing.T, db *storage.DB, opts ...func(*auth.Config)) *serv
 	clock := &clock{}
 	clock.ms.Store(1_700_000_000_000)
 	cfg := auth.Config{
-		ServerName: serverName, DB: db, PasswordCost: auth.Cheap, Now: clock.now,
+		ServerName: serverName, DB: db, PasswordCost: auth.Cheap(), Now: clock.now,
 		Registration: auth.Registration{Mode: auth.Open, Guests: true},
 	}
 	for _, opt := range opts {

@@ -57,7 +57,7 @@ func New(t testing.TB, opts ...func(*homeserver.Config)) *Server {
 		ServerName:   Name,
 		Storage:      sqlite.Memory(),
 		Registration: homeserver.Registration{Mode: homeserver.RegistrationOpen, Guests: true},
-		PasswordCost: auth.Cheap,
+		PasswordCost: auth.Cheap(),
 		Limits:       homeserver.Limits{Off: true},
 	}
 	for _, opt := range opts {

@@ -8,26 +8,22 @@
 package syncing
 
 import (
-	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/ephemeral"
-	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/notify"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// Config is what a Service is made of. All fields but Now and Log are required.
+// Config is what a Service is made of. All fields but Now are required.
 type Config struct {
-	ServerName id.ServerName
-	DB         *storage.DB
-	Cache      *roomstate.Cache
-	Hub        *notify.Hub
-	Typing     *ephemeral.Typing
-	Now        func() time.Time // nil: time.Now
-	Log        *slog.Logger     // nil discards
+	DB     *storage.DB
+	Cache  *roomstate.Cache
+	Hub    *notify.Hub
+	Typing *ephemeral.Typing
+	Now    func() time.Time // nil: time.Now
 }
 
 // Service tells clients what is new. Its methods may be called at once. It has no goroutines.
@@ -48,9 +44,6 @@ const maxLarge = 4
 func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{
 		Config: cfg, filters: newFilterCache(), wishes: newWishCache(), sent: newSentMembers(),

@@ -113,7 +113,7 @@ func conform(cfg *homeserver.Config) {
 	cfg.Registration.Mode = homeserver.RegistrationOpen
 	cfg.Registration.Guests = true
 	cfg.Limits.Off = true
-	cfg.PasswordCost = auth.Cheap
+	cfg.PasswordCost = auth.Cheap()
 	cfg.PublishByAnyone = true
 	cfg.RoomVersion = "10" // the suites list creators in power levels, which version 12 refuses
 }

@@ -61,6 +61,6 @@ func TestConformance(t *testing.T) {
 	require.Equal(t, "sesame", cfg.Registration.SharedSecret)
 	require.True(t, cfg.Limits.Off, "no rate limits")
 	require.True(t, cfg.PublishByAnyone, "everybody publishes rooms")
-	require.Equal(t, auth.Cheap, cfg.PasswordCost)
+	require.Equal(t, auth.Cheap(), cfg.PasswordCost)
 	require.Equal(t, "https://hs1", cfg.BaseURL)
 }

@@ -22,7 +22,8 @@ type Typing struct {
 	// Boot names this process: the numbers of another one mean nothing here.
 	Boot string
 
-	wake func(room id.RoomID)
+	wake  func(room id.RoomID)
+	wakes sync.WaitGroup // the calls of wake under way or about to begin; none begins once closed is set
 
 	mu sync.Mutex // guards the following
 	// now is the number of the latest change; rooms has who types, and until when; closed stops timers.
@@ -57,9 +58,11 @@ func (t *Typing) Set(room id.RoomID, user id.UserID, d time.Duration) {
 	t.mu.Unlock()
 	if changed {
 		t.wake(room)
+		t.wakes.Done()
 	}
 }
 
+// setLocked reports a change, of which the caller then wakes the room and tells wakes.
 func (t *Typing) setLocked(room id.RoomID, user id.UserID, d time.Duration) (changed bool) {
 	if t.closed {
 		return false
@@ -87,6 +90,7 @@ func (t *Typing) setLocked(room id.RoomID, user id.UserID, d time.Duration) (cha
 	r.changed, r.at = t.now, time.Now()
 	t.rooms[room] = r
 	t.forgetLocked(r.at)
+	t.wakes.Add(1)
 	return true
 }
 
@@ -99,6 +103,7 @@ func (t *Typing) expire(room id.RoomID, user id.UserID) {
 	t.mu.Unlock()
 	if changed {
 		t.wake(room)
+		t.wakes.Done()
 	}
 }
 
@@ -153,8 +158,13 @@ func (t *Typing) Since(since int64) (rooms []id.RoomID, now int64) {
 	return rooms, t.now
 }
 
-// Close stops the timers; nothing changes any more.
+// Close stops the timers and awaits those that have fired; nothing changes any more.
 func (t *Typing) Close() {
+	t.stop()
+	t.wakes.Wait()
+}
+
+func (t *Typing) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true

@@ -166,3 +166,17 @@ func TestTypingStopsForTokenOfBefore(t *testing.T) {
 	rooms, _ = typing.Since(0)
 	require.Empty(t, rooms, "an initial sync tells only who is typing")
 }
+
+// Close returns when nobody is being woken any more.
+func TestTypingCloseAwaitsWakes(t *testing.T) {
+	began, woken := make(chan struct{}), false
+	typing := ephemeral.NewTyping("boot", func(id.RoomID) {
+		close(began)
+		time.Sleep(20 * time.Millisecond)
+		woken = true
+	})
+	go typing.Set("!r:x", "@a:x", time.Minute)
+	<-began
+	typing.Close()
+	require.True(t, woken)
+}
