@@ -1,0 +1,101 @@
+package wire
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/embedmatrix/homeserver/internal/id"
+)
+
+const (
+	firstBackoff  = time.Second
+	maxBackoff    = time.Hour
+	maxRemembered = 10_000 // destinations, and answers of well-known
+)
+
+// backoff remembers which destinations fail and until when they are left alone. It keeps nothing of those that answer.
+type backoff struct {
+	now func() time.Time
+
+	mu      sync.Mutex // guards the following
+	failing map[id.ServerName]failure
+}
+
+type failure struct {
+	pause time.Duration // the last one, without jitter at the maximum
+	until time.Time
+}
+
+func newBackoff(now func() time.Time) *backoff {
+	return &backoff{now: now, failing: map[id.ServerName]failure{}}
+}
+
+// until is when a destination may be tried again, zero when it may be now.
+func (b *backoff) until(server id.ServerName) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f, ok := b.failing[server]
+	if !ok || !b.now().Before(f.until) {
+		return time.Time{}
+	}
+	return f.until
+}
+
+// failed notes that a request begun at start failed, and that the peer wants to be left alone for at least pause.
+// Requests that were under way together count once. It returns the time to wait for.
+func (b *backoff) failed(server id.ServerName, start time.Time, pause time.Duration) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	f, ok := b.failing[server]
+	if ok && start.Before(f.until) && now.Before(f.until) {
+		return f.until
+	}
+	if !ok {
+		makeRoom(b.failing, func(f failure) time.Time { return f.until })
+	}
+	f.pause = min(max(longer(f.pause), pause), maxBackoff)
+	f.until = now.Add(f.pause)
+	if f.pause == maxBackoff { // there too destinations that died together must not be tried together
+		f.until = now.Add(maxBackoff - rand.N(maxBackoff/5))
+	}
+	b.failing[server] = f
+	return f.until
+}
+
+// longer is 2 to 2½ times a pause.
+func longer(pause time.Duration) time.Duration {
+	if pause == 0 {
+		return firstBackoff + rand.N(firstBackoff/4)
+	}
+	return 2*pause + rand.N(pause/2)
+}
+
+// alive forgets a destination and reports whether it had failed.
+func (b *backoff) alive(server id.ServerName) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, failed := b.failing[server]
+	delete(b.failing, server)
+	return failed
+}
+
+// makeRoom keeps a map from growing past maxRemembered: of some entries at random it drops the one that ends first.
+func makeRoom[K comparable, V any](m map[K]V, ends func(V) time.Time) {
+	if len(m) < maxRemembered {
+		return
+	}
+	var first K
+	var at time.Time
+	seen := 0
+	for k, v := range m {
+		if seen == 0 || ends(v).Before(at) {
+			first, at = k, ends(v)
+		}
+		if seen++; seen == 16 {
+			break
+		}
+	}
+	delete(m, first)
+}
