@@ -198,7 +198,7 @@ func (rd *reader) collect(ctx context.Context, st stretch, limit int, f *filter.
 			return st, err
 		}
 		for _, e := range events {
-			if e.Pos > rd.upTo {
+			if e.Arrived() > rd.upTo {
 				return st, nil // it will be told of once it is published
 			}
 			st.next = behind(e)

@@ -237,11 +237,11 @@ func TestNoCommit(t *testing.T) {
 func TestLostAnswer(t *testing.T) {
 	everywhere(t, func(t *testing.T, db *storage.DB, faulty *storagetest.Faulty) {
 		require.NoError(t, write(db, `INSERT INTO mx_meta (name, value) VALUES ('n', $1)`, []byte{}))
-		const more = `UPDATE mx_meta SET value = value || $1`
+		const more = `UPDATE mx_meta SET value = value || $1 WHERE name = 'n'`
 		faulty.FailNth(storagetest.Committed, 1)
 		require.NoError(t, write(db, more, []byte("a")))
 		require.Equal(t, 2, faulty.Calls(storagetest.Begin), "transactions: the write, the question")
-		require.Equal(t, []string{"a"}, stored(t, db, `SELECT value FROM mx_meta`))
+		require.Equal(t, []string{"a"}, stored(t, db, `SELECT value FROM mx_meta WHERE name = 'n'`))
 
 		// While nobody can tell, the act is refused, though it is stored.
 		away := func(op storagetest.Op) func(storagetest.Call) error {
@@ -258,14 +258,14 @@ func TestLostAnswer(t *testing.T) {
 		faulty.Fail(nil)
 		require.NoError(t, write(db, more, []byte("c")))
 		require.NoError(t, write(db, more, []byte("d")))
-		require.Equal(t, []string{"abcd"}, stored(t, db, `SELECT value FROM mx_meta`))
+		require.Equal(t, []string{"abcd"}, stored(t, db, `SELECT value FROM mx_meta WHERE name = 'n'`))
 
 		// The same, when it is not stored.
 		faulty.Fail(away(storagetest.Commit))
 		require.ErrorIs(t, write(db, more, []byte("e")), storagetest.ErrFault)
 		faulty.Fail(nil)
 		require.NoError(t, write(db, more, []byte("f")))
-		require.Equal(t, []string{"abcdf"}, stored(t, db, `SELECT value FROM mx_meta`))
+		require.Equal(t, []string{"abcdf"}, stored(t, db, `SELECT value FROM mx_meta WHERE name = 'n'`))
 	})
 }
 

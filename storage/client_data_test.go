@@ -141,7 +141,7 @@ func TestRoomsWithNews(t *testing.T) {
 		room := func(num int64, name, membership string) storage.Pos {
 			return queue(t, db, func(a *storage.Act, pos storage.Pos) {
 				a.Add(storage.InsertRoom, num, name, "11", int64(1), int64(0), pos, []byte("[]"))
-				a.Add(storage.UpsertMember, num, string(alice), membership, pos, false)
+				a.Add(storage.UpsertMember, num, string(alice), membership, pos, pos, false)
 			})
 		}
 		news := func(from storage.Pos) []id.RoomID {

@@ -25,6 +25,7 @@ type Event struct {
 	ID         id.EventID
 	Ord        int64 // place in the room's history
 	Before     int64 // the state before it
+	After      int64 // the state after it, on its own branch
 	Now        int64 // the room's current state once it had arrived
 	Flags      int64
 	RedactedBy Pos // 0 for none
@@ -33,18 +34,18 @@ type Event struct {
 	JSON       []byte
 }
 
-const eventColumns = `pos, room, event_id, ord, before, now, flags, redacted_by, device_id, txn, json`
+const eventColumns = `pos, room, event_id, ord, before, after, now, flags, redacted_by, device_id, txn, json`
 
 // InsertEvent writes an event; see Event.Row.
 var InsertEvent = &Insert{Table: "mx_events", Columns: eventColumns}
 
 // Row is the event as arguments of InsertEvent.
 func (e *Event) Row() []any {
-	return []any{e.Pos, e.Room, string(e.ID), e.Ord, e.Before, e.Now, e.Flags, e.RedactedBy, string(e.Device), e.Txn, e.JSON}
+	return []any{e.Pos, e.Room, string(e.ID), e.Ord, e.Before, e.After, e.Now, e.Flags, e.RedactedBy, string(e.Device), e.Txn, e.JSON}
 }
 
 func scanEvent(row *sql.Rows, e *Event) error {
-	return row.Scan(&e.Pos, &e.Room, &e.ID, &e.Ord, &e.Before, &e.Now, &e.Flags, &e.RedactedBy, &e.Device, &e.Txn, &e.JSON)
+	return row.Scan(&e.Pos, &e.Room, &e.ID, &e.Ord, &e.Before, &e.After, &e.Now, &e.Flags, &e.RedactedBy, &e.Device, &e.Txn, &e.JSON)
 }
 
 const selectEventsAt = `
@@ -61,6 +62,23 @@ const selectEventByID = `
 // EventByID returns the event with an id, or ErrNotFound.
 func (tx *Tx) EventByID(event id.EventID) (Event, error) {
 	return one(tx, scanEvent, selectEventByID, event)
+}
+
+const selectEventsByID = `
+	SELECT ` + eventColumns + ` FROM mx_events WHERE event_id IN (SELECT value FROM json_each($1))`
+
+// EventsByID returns the events with these ids, in no order; unknown ones are left out.
+func (tx *Tx) EventsByID(events []id.EventID) ([]Event, error) {
+	return collect(tx, scanEvent, selectEventsByID, list(events))
+}
+
+const updatePlaced = `
+	UPDATE mx_events SET ord = $2, before = $3, after = $4, now = $5, flags = $6 WHERE pos = $1`
+
+// PlaceEvent gives an event that was an outlier, or hidden, its place and its states.
+func (tx *Tx) PlaceEvent(e *Event) error {
+	_, err := tx.exec(updatePlaced, e.Pos, e.Ord, e.Before, e.After, e.Now, e.Flags)
+	return err
 }
 
 const selectHistoryBackwards = `

@@ -47,17 +47,18 @@ type Member struct {
 	User       id.UserID
 	Membership string
 	Pos        Pos // of the member event
+	Since      Pos // when that became the current one; Pos unless state resolution brought it back
 	Forgotten  bool
 }
 
-// UpsertMember writes a current membership: room, user_id, membership, pos, forgotten.
+// UpsertMember writes a current membership: room, user_id, membership, pos, since, forgotten.
 var UpsertMember = &Insert{
-	Table: "mx_memberships", Columns: "room, user_id, membership, pos, forgotten", Key: 2,
-	Conflict: "ON CONFLICT (room, user_id) DO UPDATE SET membership = excluded.membership, pos = excluded.pos, forgotten = excluded.forgotten",
+	Table: "mx_memberships", Columns: "room, user_id, membership, pos, since, forgotten", Key: 2,
+	Conflict: "ON CONFLICT (room, user_id) DO UPDATE SET membership = excluded.membership, pos = excluded.pos, since = excluded.since, forgotten = excluded.forgotten",
 }
 
 const selectMembers = `
-	SELECT room, user_id, membership, pos, forgotten FROM mx_memberships WHERE room = $1 ORDER BY pos`
+	SELECT room, user_id, membership, pos, since, forgotten FROM mx_memberships WHERE room = $1 ORDER BY pos`
 
 // Members returns the current memberships of a room, in the order of their events.
 func (tx *Tx) Members(room int64) ([]Member, error) {
@@ -65,19 +66,27 @@ func (tx *Tx) Members(room int64) ([]Member, error) {
 }
 
 const selectMembershipsOf = `
-	SELECT m.room, r.room_id, m.user_id, m.membership, m.pos, m.forgotten
+	SELECT m.room, r.room_id, m.user_id, m.membership, m.pos, m.since, m.forgotten
 	FROM mx_memberships m JOIN mx_rooms r ON r.room = m.room
 	WHERE m.user_id = $1 ORDER BY m.pos`
 
 // MembershipsOf returns a user's current memberships, in the order of their events.
 func (tx *Tx) MembershipsOf(user id.UserID) ([]Member, error) {
 	return collect(tx, func(row *sql.Rows, m *Member) error {
-		return row.Scan(&m.Room, &m.RoomID, &m.User, &m.Membership, &m.Pos, &m.Forgotten)
+		return row.Scan(&m.Room, &m.RoomID, &m.User, &m.Membership, &m.Pos, &m.Since, &m.Forgotten)
 	}, selectMembershipsOf, user)
 }
 
+const deleteMember = `DELETE FROM mx_memberships WHERE room = $1 AND user_id = $2`
+
+// DeleteMember forgets a membership of which the room's current state says nothing any more.
+func (tx *Tx) DeleteMember(room int64, user id.UserID) error {
+	_, err := tx.exec(deleteMember, room, user)
+	return err
+}
+
 func scanMember(row *sql.Rows, m *Member) error {
-	return row.Scan(&m.Room, &m.User, &m.Membership, &m.Pos, &m.Forgotten)
+	return row.Scan(&m.Room, &m.User, &m.Membership, &m.Pos, &m.Since, &m.Forgotten)
 }
 
 const selectRoomsWithNews = `

@@ -151,7 +151,7 @@ func (l *look) hintAll(hints map[id.RoomID]hint) {
 // hintStored adds what storage knows to be new, because the hub no longer does.
 func (l *look) hintStored(hints map[id.RoomID]hint) error {
 	for _, m := range l.mine.All() {
-		if m.Pos > l.from {
+		if m.Since > l.from {
 			hints[m.Room] |= newEvents
 		}
 	}
@@ -181,7 +181,7 @@ func (l *look) consider(roomID id.RoomID, h hint) error {
 	if !known || m.Forgotten || !l.Filter.Room.wants(roomID) {
 		return nil
 	}
-	if m.Pos <= l.to && !l.worth(m.Membership, m.Pos) {
+	if m.Since <= l.to && !l.worth(m.Membership, m.Since) {
 		return nil
 	}
 	room, err := l.Cache.Room(l.ctx, roomID)

@@ -32,15 +32,16 @@ type place struct {
 	fresh, been bool
 
 	member *roomstate.Event // the user's member event at the end; nil for a room joined long since
+	since  storage.Pos      // when that became the current one, as far as is known now
 }
 
 // stand finds out how the user stands to a room at the end of the look; m is what it is now.
 func (l *look) stand(p *place, m roomstate.Membership) (err error) {
-	p.upTo = l.to
+	p.upTo, p.since = l.to, m.Since
 	if p.end, err = p.StateAt(l.ctx, l.to); err != nil {
 		return err
 	}
-	if m.Membership == "join" && m.Pos <= l.from || m.Membership == "join" && m.Pos <= l.to && l.initial {
+	if m.Membership == "join" && m.Since <= l.from || m.Membership == "join" && m.Since <= l.to && l.initial {
 		p.section, p.been, p.fresh = joined, true, l.initial
 		return nil
 	}
@@ -54,7 +55,7 @@ func (l *look) stand(p *place, m roomstate.Membership) (err error) {
 	case "invite":
 		p.section = l.invitation(p)
 	case "knock":
-		if p.member.Pos > l.from {
+		if p.changed() > l.from {
 			p.section = knocked
 		}
 	default:
@@ -70,7 +71,7 @@ func (l *look) memberIn(p *place, root roomstate.Root) (*roomstate.Event, error)
 
 // joinedAnew reports whether a user, who is joined by e, was not joined at some time since the look's beginning.
 func (l *look) joinedAnew(p *place, e *roomstate.Event) (bool, error) {
-	for e.Pos > l.from {
+	for e.Arrived() > l.from {
 		before, err := l.memberIn(p, e.Before)
 		if err != nil {
 			return false, err
@@ -80,14 +81,27 @@ func (l *look) joinedAnew(p *place, e *roomstate.Event) (bool, error) {
 		}
 		e = before
 	}
-	return false, nil
+	start, err := p.StateAt(l.ctx, l.from)
+	if err != nil {
+		return false, err
+	}
+	before, err := l.memberIn(p, start) // state resolution may have brought the membership back
+	return before == nil || before.Membership() != "join", err
+}
+
+// changed is when the user's membership at the end came about: state resolution may bring an old one back.
+func (p *place) changed() storage.Pos {
+	if p.since > p.upTo {
+		return p.member.Arrived()
+	}
+	return max(p.since, p.member.Arrived())
 }
 
 // invitation leaves out invites that the user does not want to see.
 //
 // "Servers must not send room invites from ignored users to clients."
 func (l *look) invitation(p *place) section {
-	if l.wishes.noInvites || l.wishes.ignores(p.member.Sender) || p.member.Pos <= l.from {
+	if l.wishes.noInvites || l.wishes.ignores(p.member.Sender) || p.changed() <= l.from {
 		return untold
 	}
 	return invited
@@ -106,21 +120,30 @@ func (l *look) standOutside(p *place) error {
 		case "join":
 			p.been = true
 			p.fresh, err = l.joinedAnew(p, before)
-			l.stopAt(p, e)
-			return err
+			if err != nil {
+				return err
+			}
+			return l.stopAt(p, e)
 		case "invite", "knock":
-			l.stopAt(p, e)
-			return nil
+			return l.stopAt(p, e)
 		}
 		e = before
 	}
 }
 
 // stopAt ends what is told of a room with the event by which the user got out of it.
-func (l *look) stopAt(p *place, e *roomstate.Event) {
-	if !l.worth("leave", e.Pos) {
-		return
+func (l *look) stopAt(p *place, e *roomstate.Event) (err error) {
+	at := e.Arrived()
+	if e == p.member {
+		at = p.changed()
 	}
-	p.section, p.member, p.end, p.upTo = left, e, e.Now, e.Pos
+	if !l.worth("leave", at) {
+		return nil
+	}
+	p.section, p.member, p.end, p.upTo = left, e, e.Now, at
+	if at != e.Arrived() {
+		p.end, err = p.StateAt(l.ctx, at)
+	}
 	p.fresh = p.fresh || l.initial
+	return err
 }

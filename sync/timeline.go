@@ -96,7 +96,7 @@ func (c *collector) take(page []*roomstate.Event) (full bool, err error) {
 	}
 	for i := len(page) - 1; i >= 0; i-- {
 		e := page[i]
-		c.oldest = e.Pos
+		c.oldest = e.Arrived()
 		seen, ok, err := c.see(c.viewer, c.place, e)
 		if err != nil {
 			return false, err

@@ -193,7 +193,7 @@ func (c *Cache) newRoom(roomID id.RoomID, num int64, version string) (*Room, err
 	}
 	r := &Room{
 		ID: roomID, Num: num, Rules: rules, cache: c, lock: make(chan struct{}, 1),
-		numbers: map[Key]int64{}, queued: map[storage.Pos]*Event{}, members: map[id.UserID]Member{},
+		numbers: map[Key]int64{}, queued: map[storage.Pos]*Event{}, members: map[id.UserID]Member{}, servers: map[id.ServerName]int{},
 	}
 	r.head.txns = map[[32]byte]*Pending{}
 	r.view.Store(&View{Whole: true})
@@ -205,15 +205,21 @@ func (r *Room) fill(row storage.Room, keys []storage.StateKey, members []storage
 	if err := json.Unmarshal(row.Extremities, &r.head.extremities); err != nil {
 		return fmt.Errorf("extremities of %s: %w", r.ID, err)
 	}
+	for i := range r.head.extremities {
+		if x := &r.head.extremities[i]; x.State == 0 { // written before branches were kept apart
+			x.State = row.State
+		}
+	}
 	r.mu.Lock()
 	for _, k := range keys {
 		r.numbers[Key{k.Type, k.StateKey}] = k.Number
 		r.keys = append(r.keys, Key{k.Type, k.StateKey})
 	}
 	for _, m := range members {
-		r.members[m.User] = Member{m.User, m.Membership, m.Pos}
+		r.members[m.User] = Member{m.User, m.Membership, m.Pos, m.Since}
 		r.joined += one(m.Membership == "join")
 		r.invited += one(m.Membership == "invite")
+		r.countServerLocked(m.User, one(m.Membership == "join"))
 	}
 	r.findFirstLocked()
 	r.mu.Unlock()

@@ -16,12 +16,20 @@ type Event struct {
 	Pos        storage.Pos
 	Ord        int64 // place in the room's history
 	Before     Root  // the state before it
+	After      Root  // the state after it, on its own branch of the room
 	Now        Root  // the room's current state once it had arrived
 	Flags      int64
 	RedactedBy storage.Pos // 0 for none
 	Device     id.DeviceID // local sends: by which device,
 	Txn        string      // and its transaction id
 }
+
+// Arrived is the position at which the event became part of the timeline: Pos, unless it was known before as an
+// outlier; at most 0 for what was backfilled.
+func (e *Event) Arrived() storage.Pos { return e.Ord >> storage.OrdShift }
+
+// Flagged reports whether the event was given one of these flags of storage.
+func (e *Event) Flagged(flags int64) bool { return e.Flags&flags != 0 }
 
 // cost is about what the event holds in memory, with what was parsed of it.
 func (e *Event) cost() int { return 600 + len(e.JSON) }
@@ -32,7 +40,7 @@ func (r *Room) fromRow(row *storage.Event) (*Event, error) {
 		return nil, fmt.Errorf("parse stored event %s: %w", row.ID, err)
 	}
 	return &Event{
-		Event: ev, Pos: row.Pos, Ord: row.Ord, Before: row.Before, Now: row.Now, Flags: row.Flags,
+		Event: ev, Pos: row.Pos, Ord: row.Ord, Before: row.Before, After: row.After, Now: row.Now, Flags: row.Flags,
 		RedactedBy: row.RedactedBy, Device: row.Device, Txn: string(row.Txn),
 	}, nil
 }
@@ -112,18 +120,19 @@ func (r *Room) EventAt(ctx context.Context, pos storage.Pos) (*Event, error) {
 }
 
 func (r *Room) inMemory(pos storage.Pos) *Event {
-	if e, ok := r.cache.events.get(pos); ok {
-		return e
-	}
 	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.queued[pos]
+	e := r.queued[pos] // the later value, when the event was known before
+	r.mu.RUnlock()
+	if e == nil {
+		e, _ = r.cache.events.get(pos)
+	}
+	return e
 }
 
 // EventByID returns an event of this room that readers may be told of, or storage.ErrNotFound.
 func (r *Room) EventByID(ctx context.Context, eventID id.EventID) (*Event, error) {
 	for tail := r.View().Tail; len(tail) > 0; tail = tail[:len(tail)-1] {
-		if e := tail[len(tail)-1]; e.ID == eventID && e.Pos <= r.cache.db.Published() {
+		if e := tail[len(tail)-1]; e.ID == eventID && e.Arrived() <= r.cache.db.Published() {
 			return e, nil
 		}
 	}

@@ -71,6 +71,7 @@ func (c *lru[K, V]) replace(key K, val V, cost int) {
 
 // putLocked adds or replaces a value and drops the least recently used ones beyond the bound.
 func (c *lru[K, V]) putLocked(key K, val V, cost int) {
+	c.dropLocked(key)
 	c.items[key] = c.order.PushFront(&lruItem[K, V]{key, val, cost})
 	c.bytes += cost
 	for c.bytes > c.max && c.order.Len() > 1 {

@@ -2,6 +2,7 @@ package roomstate
 
 import (
 	"context"
+	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -45,6 +46,7 @@ type Room struct {
 	// members is everybody's current membership; joined and invited count them; first are the earliest
 	// joined or invited by the order of their events, at most maxFirst and at least as many as there are.
 	members         map[id.UserID]Member
+	servers         map[id.ServerName]int // how many of the joined users each has
 	joined, invited int
 	first           []Member
 }
@@ -63,6 +65,7 @@ type Member struct {
 	User       id.UserID
 	Membership string
 	Pos        storage.Pos // of the member event
+	Since      storage.Pos // when that became the current one
 }
 
 // head is the room as the next writer finds it; it may hold what is queued and not yet committed.
@@ -75,6 +78,7 @@ type head struct {
 	pruneTxns   int                   // how many of them are too many
 	last        *Pending              // the latest act
 	levels      eventauth.Memo
+	graph       *authGraph // nil until it is needed
 }
 
 // evicted is far below what pins can make up for.
@@ -125,7 +129,7 @@ func (r *Room) View() *View { return r.view.Load() }
 // StateAt returns the root of the room's current state as of a position.
 func (r *Room) StateAt(ctx context.Context, pos storage.Pos) (Root, error) {
 	v := r.View()
-	i := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Pos > pos })
+	i := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Arrived() > pos })
 	if i > 0 {
 		return v.Tail[i-1].Now, nil
 	}
@@ -146,8 +150,8 @@ func OrdAfter(pos storage.Pos) int64 { return (pos + 1) << storage.OrdShift }
 // oldest first; more says that the range holds others.
 func (r *Room) Timeline(ctx context.Context, after, upTo storage.Pos, limit int) (list []*Event, more bool, err error) {
 	v := r.View()
-	first := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Pos > after })
-	end := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Pos > upTo })
+	first := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Arrived() > after })
+	end := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Arrived() > upTo })
 	first = min(first, end)
 	if covered := v.Whole || first > 0; covered || end-first > limit {
 		from := max(first, end-limit)
@@ -331,15 +335,19 @@ func byPos(a, b Member) int { return int(a.Pos - b.Pos) }
 
 func present(membership string) bool { return membership == "join" || membership == "invite" }
 
-// setMemberLocked changes a current membership.
+// setMemberLocked changes a current membership; Pos is 0 when the state says nothing of the user any more.
 func (r *Room) setMemberLocked(m Member) {
 	before, known := r.members[m.User]
 	r.members[m.User] = m
+	if m.Pos == 0 {
+		delete(r.members, m.User)
+	}
 	if !known {
 		r.base.Add(memberCost)
 	}
 	r.joined += one(m.Membership == "join") - one(before.Membership == "join")
 	r.invited += one(m.Membership == "invite") - one(before.Membership == "invite")
+	r.countServerLocked(m.User, one(m.Membership == "join")-one(before.Membership == "join"))
 	listed := slices.ContainsFunc(r.first, func(f Member) bool { return f.User == m.User })
 	switch {
 	case listed:
@@ -347,6 +355,28 @@ func (r *Room) setMemberLocked(m Member) {
 	case present(m.Membership) && len(r.first) < maxFirst && len(r.first) == r.joined+r.invited-1:
 		r.first = append(slices.Clip(r.first), m)
 	}
+}
+
+// countServerLocked counts a joined user more, or one less, for a server.
+func (r *Room) countServerLocked(user id.UserID, by int) {
+	server := user.Server()
+	if r.servers[server] += by; r.servers[server] <= 0 {
+		delete(r.servers, server)
+	}
+}
+
+// Servers returns the servers that have joined users in the room now, in no order.
+func (r *Room) Servers() []id.ServerName {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Collect(maps.Keys(r.servers))
+}
+
+// HasServer reports whether a server has joined users in the room now.
+func (r *Room) HasServer(server id.ServerName) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.servers[server] > 0
 }
 
 func one(b bool) int {

@@ -16,6 +16,7 @@ type Membership struct {
 	Room       id.RoomID
 	Membership string
 	Pos        storage.Pos // of the member event
+	Since      storage.Pos // when that became the current one
 	Forgotten  bool
 }
 
@@ -144,7 +145,7 @@ func (s *users) read(ctx context.Context, user id.UserID) (*UserRooms, error) {
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
 		list, err := tx.MembershipsOf(user)
 		for _, m := range list {
-			u.rooms[m.RoomID] = Membership{m.RoomID, m.Membership, m.Pos, m.Forgotten}
+			u.rooms[m.RoomID] = Membership{m.RoomID, m.Membership, m.Pos, m.Since, m.Forgotten}
 		}
 		return err
 	})
@@ -161,6 +162,15 @@ func (s *users) changed(user id.UserID, m Membership) {
 	if u := s.known[user]; u != nil {
 		u.set(m)
 	}
+}
+
+// moved tells of a user's new membership of a room; Pos is 0 when the room's state says nothing of the user any more.
+func (s *users) moved(room id.RoomID, m Member) {
+	if m.Pos == 0 {
+		s.forget(m.User)
+		return
+	}
+	s.changed(m.User, Membership{Room: room, Membership: m.Membership, Pos: m.Pos, Since: m.Since})
 }
 
 // forget drops what is known of a user; it is read again.
@@ -182,7 +192,7 @@ func (c *Cache) Forgot(user id.UserID, room id.RoomID, at storage.Pos) {
 		l.changed = true
 	}
 	if u := c.users.known[user]; u != nil {
-		if m, ok := u.Get(room); ok && m.Pos < at {
+		if m, ok := u.Get(room); ok && m.Since < at {
 			m.Forgotten = true
 			u.set(m)
 		}

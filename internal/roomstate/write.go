@@ -22,6 +22,7 @@ type Extremity struct {
 	ID    id.EventID `json:"i"`
 	Depth int64      `json:"d"`
 	Hash  string     `json:"h,omitempty"` // its reference hash, in versions whose references carry it
+	State Root       `json:"s,omitempty"` // the state after it; 0 until it has its place
 }
 
 // Meta is what is stored beside a local event.
@@ -65,7 +66,14 @@ type proposal struct {
 	meta   Meta
 	number int64 // of the state key, with state
 	newKey bool
+	auth   []*Event // with state: its auth events, nil for one that is not here
+	graft  *grafted // of an event that did not come about on the room's head
 }
+
+// arrives reports whether the event becomes part of the timeline by this act.
+func (p *proposal) arrives() bool { return p.Flags&storage.InTimeline != 0 && !p.backfilled() }
+
+func (p *proposal) backfilled() bool { return p.graft != nil && p.graft.Ord != 0 }
 
 // Lock waits for the right to write the room. Every Writer ends with Unlock.
 func (c *Cache) Lock(ctx context.Context, roomID id.RoomID) (*Writer, error) {
@@ -106,6 +114,7 @@ func (c *Cache) Create(ctx context.Context, roomID id.RoomID, rules *roomversion
 func (w *Writer) Unlock() {
 	if !w.sent {
 		w.forgetKeys()
+		w.cache.trees.settled(&w.act)
 	}
 	<-w.lock
 	w.unpin()
@@ -180,16 +189,9 @@ func (w *Writer) Err() error { return w.err }
 func (w *Writer) Propose(ev *event.Event, meta Meta) error {
 	p := proposal{Event: &Event{Event: ev, Device: meta.Device, Txn: meta.Txn, Flags: storage.InTimeline}, meta: meta}
 	if ev.StateKey != nil {
-		k := Key{ev.Type, *ev.StateKey}
-		p.number, p.newKey = w.numberOf(k)
-		// Read the way to its entry now, so that nothing has to be read under the queue's lock.
-		if _, err := w.cache.trees.path(w.ctx, w.head.state, p.number); err != nil {
+		if err := w.proposeState(&p); err != nil {
 			return err
 		}
-		if w.overlay == nil {
-			w.overlay = map[Key]*event.Event{}
-		}
-		w.overlay[k] = ev
 	}
 	x, err := ExtremityOf(ev)
 	if err != nil {
@@ -199,6 +201,55 @@ func (w *Writer) Propose(ev *event.Event, meta Meta) error {
 		return slices.Contains(ev.PrevEvents, x.ID)
 	}), x)
 	w.plan = append(w.plan, p)
+	return nil
+}
+
+// proposeState puts a state event of the head into the state that the next one is proposed on.
+func (w *Writer) proposeState(p *proposal) (err error) {
+	k := Key{p.Type, *p.StateKey}
+	if p.auth, err = w.authOf(p.Event.Event); err != nil {
+		return err
+	}
+	p.number, p.newKey = w.numberOf(k)
+	// Read the way to its entry now, so that nothing has to be read under the queue's lock.
+	if _, err := w.cache.trees.path(w.ctx, w.head.state, p.number); err != nil {
+		return err
+	}
+	if w.overlay == nil {
+		w.overlay = map[Key]*event.Event{}
+	}
+	w.overlay[k] = p.Event.Event
+	return nil
+}
+
+// authOf returns the auth events of an event that was built on the head.
+func (w *Writer) authOf(ev *event.Event) ([]*Event, error) {
+	list := make([]*Event, len(ev.AuthEvents))
+	for i, eventID := range ev.AuthEvents {
+		list[i] = w.planned(eventID)
+	}
+	for _, key := range eventauth.NeededBy(ev) {
+		e, err := w.Room.StateEvent(w.ctx, w.head.state, key.Type, key.StateKey)
+		if err != nil {
+			return nil, err
+		}
+		if e == nil {
+			continue
+		}
+		if i := slices.Index(ev.AuthEvents, e.ID); i >= 0 && list[i] == nil {
+			list[i] = e
+		}
+	}
+	return list, nil
+}
+
+// planned returns an event of the plan, nil if it has no such.
+func (w *Writer) planned(eventID id.EventID) *Event {
+	for i := range w.plan {
+		if w.plan[i].ID == eventID {
+			return w.plan[i].Event
+		}
+	}
 	return nil
 }
 
@@ -300,30 +351,41 @@ func (w *Writer) place(act *storage.Act, first storage.Pos) {
 	h := &w.head
 	from := h.seq
 	h.seq++ // first of all: when the act fails, so has everything behind it
-	w.mu.Lock()
+	w.number(first)
 	for i := range w.plan {
-		w.plan[i].Pos = first + storage.Pos(i)
-		w.queued[w.plan[i].Pos] = w.plan[i].Event
-	}
-	w.mu.Unlock()
-	for i := range w.plan {
-		if err := w.placeEvent(act, &w.plan[i]); err != nil {
+		if err := w.placeEvent(act, &w.plan[i], first+storage.Pos(i)); err != nil {
 			act.Do = func(*storage.Tx, storage.Pos) error { return err }
 			return
 		}
 	}
-	h.lastPos = first + storage.Pos(len(w.plan)) - 1
 	h.extremities = w.extremities
 	w.placeRoom(act, from)
 	w.placeRedactions(act)
 	if w.with != nil {
-		w.with.place(act, h.lastPos+1)
+		w.with.place(act, first+storage.Pos(len(w.plan)))
 	}
 }
 
-func (w *Writer) placeEvent(act *storage.Act, p *proposal) error {
+// number gives the new events of the plan their positions.
+func (w *Writer) number(first storage.Pos) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.plan {
+		p := &w.plan[i]
+		if p.Pos == 0 {
+			p.Pos = first + storage.Pos(i)
+		}
+		w.queued[p.Pos] = p.Event
+	}
+}
+
+// placeEvent gives an event its place at a position of the stream and adds its rows.
+func (w *Writer) placeEvent(act *storage.Act, p *proposal, at storage.Pos) error {
+	if p.graft != nil {
+		return w.placeGraft(act, p, at)
+	}
 	h := &w.head
-	p.Ord = p.Pos << storage.OrdShift
+	p.Ord = at << storage.OrdShift
 	p.Before = h.state
 	if p.StateKey != nil {
 		way, err := w.cache.trees.path(w.ctx, h.state, p.number)
@@ -331,26 +393,50 @@ func (w *Writer) placeEvent(act *storage.Act, p *proposal) error {
 			return err
 		}
 		h.state = w.cache.trees.set(act, h.state, way, p.Pos)
-		if p.newKey {
-			act.Add(storage.InsertStateKey, w.Num, p.number, []byte(p.Type), []byte(*p.StateKey))
+	}
+	p.After, p.Now, h.lastPos = h.state, h.state, at
+	if p.Type == "m.room.member" && p.StateKey != nil {
+		act.Add(storage.UpsertMember, w.Num, *p.StateKey, p.Membership(), p.Pos, at, false)
+	}
+	w.settle(p)
+	w.addRows(act, p)
+	return nil
+}
+
+// settle notes the state that an extremity leaves, now that there is one.
+func (w *Writer) settle(p *proposal) {
+	for i := range w.extremities {
+		if x := &w.extremities[i]; x.ID == p.ID {
+			x.State = p.After
 		}
 	}
-	p.Now = h.state
-	if p.Type == "m.room.member" && p.StateKey != nil {
-		act.Add(storage.UpsertMember, w.Num, *p.StateKey, p.Membership(), p.Pos, false)
+}
+
+// addRows adds the rows of a new event itself.
+func (w *Writer) addRows(act *storage.Act, p *proposal) {
+	if p.newKey {
+		act.Add(storage.InsertStateKey, w.Num, p.number, []byte(p.Type), []byte(*p.StateKey))
+	}
+	if p.StateKey != nil {
+		w.addToGraph(act, p)
 	}
 	if p.meta.Hash != nil {
 		act.Add(storage.InsertTransaction, p.meta.Hash[:], string(p.ID), p.meta.AtMS)
 	}
-	row := storage.Event{
-		Pos: p.Pos, Room: w.Num, ID: p.ID, Ord: p.Ord, Before: p.Before, Now: p.Now, Flags: p.Flags,
-		Device: p.Device, JSON: p.JSON,
-	}
-	if p.Txn != "" {
-		row.Txn = []byte(p.Txn)
-	}
+	row := w.rowOf(p.Event)
 	act.Add(storage.InsertEvent, row.Row()...)
-	return nil
+}
+
+// rowOf is an event as it is stored.
+func (r *Room) rowOf(e *Event) storage.Event {
+	row := storage.Event{
+		Pos: e.Pos, Room: r.Num, ID: e.ID, Ord: e.Ord, Before: e.Before, After: e.After, Now: e.Now, Flags: e.Flags,
+		RedactedBy: e.RedactedBy, Device: e.Device, JSON: e.JSON,
+	}
+	if e.Txn != "" {
+		row.Txn = []byte(e.Txn)
+	}
+	return row
 }
 
 func (w *Writer) placeRoom(act *storage.Act, from int64) {
@@ -376,19 +462,13 @@ func (w *Writer) placeRedactions(act *storage.Act) {
 		if target == nil {
 			continue
 		}
-		then := act.Do
-		act.Do = func(tx *storage.Tx, first storage.Pos) error {
+		also(act, func(tx *storage.Tx) error {
 			redacted, err := target.Redacted()
 			if err != nil {
 				return err
 			}
-			if then != nil {
-				if err := then(tx, first); err != nil {
-					return err
-				}
-			}
 			return tx.RedactEvent(target.Pos, redacted.JSON, p.Pos)
-		}
+		})
 	}
 }
 
@@ -397,14 +477,14 @@ func (w *Writer) committed() {
 	var changes []notify.Change
 	for i := range w.plan {
 		p := &w.plan[i]
-		w.cache.events.put(p.Pos, p.Event, p.cost())
+		w.keepEvent(p)
 		w.redact(p)
-		changes = append(changes, notify.Change{Pos: p.Pos, Kind: notify.Timeline, Room: w.ID, User: p.Sender})
-		if p.Type == "m.room.member" && p.StateKey != nil {
-			user := id.UserID(*p.StateKey)
-			m := Membership{Room: w.ID, Membership: p.Membership(), Pos: p.Pos}
-			w.cache.users.changed(user, m)
-			changes = append(changes, notify.Change{Pos: p.Pos, Kind: notify.Membership, Room: w.ID, User: user})
+		if !p.arrives() {
+			continue
+		}
+		changes = append(changes, w.changes(p, p.Arrived())...)
+		for _, m := range p.memberships() {
+			w.cache.users.moved(w.ID, m)
 		}
 	}
 	w.show()
@@ -414,14 +494,27 @@ func (w *Writer) committed() {
 	}
 }
 
+// keepEvent puts an event where readers look.
+func (w *Writer) keepEvent(p *proposal) {
+	if p.graft != nil && p.graft.Stored != nil {
+		w.cache.events.replace(p.Pos, p.Event, p.cost())
+		return
+	}
+	w.cache.events.put(p.Pos, p.Event, p.cost())
+}
+
 // show moves the view and the members on.
 func (w *Writer) show() {
 	v := w.View()
 	next := View{Pos: v.Pos, State: v.State, Tail: v.Tail, Whole: v.Whole}
 	for i := range w.plan {
-		next.Tail = append(next.Tail, w.plan[i].Event)
-		w.tail.Add(int64(w.plan[i].cost()))
-		next.Pos, next.State = w.plan[i].Pos, w.plan[i].Now
+		p := &w.plan[i]
+		if !p.arrives() {
+			continue
+		}
+		next.Tail = append(next.Tail, p.Event)
+		w.tail.Add(int64(p.cost()))
+		next.Pos, next.State = p.Arrived(), p.Now
 	}
 	if len(next.Tail) > 4*tailLength {
 		next.Tail, next.Whole = slices.Clone(next.Tail[len(next.Tail)-tailLength:]), false
@@ -430,13 +523,30 @@ func (w *Writer) show() {
 	w.mu.Lock()
 	for i := range w.plan {
 		p := &w.plan[i]
-		delete(w.queued, p.Pos)
-		if p.Type == "m.room.member" && p.StateKey != nil {
-			w.setMemberLocked(Member{id.UserID(*p.StateKey), p.Membership(), p.Pos})
+		w.leaveQueueLocked(p)
+		for _, m := range p.memberships() {
+			w.setMemberLocked(m)
 		}
 	}
 	w.mu.Unlock()
 	w.view.Store(&next)
+}
+
+func (w *Writer) leaveQueueLocked(p *proposal) {
+	if w.queued[p.Pos] == p.Event { // and not a later act's value of the same event
+		delete(w.queued, p.Pos)
+	}
+}
+
+// memberships are the current memberships that an event has changed.
+func (p *proposal) memberships() []Member {
+	if p.graft != nil {
+		return p.graft.members
+	}
+	if p.Type != "m.room.member" || p.StateKey == nil {
+		return nil
+	}
+	return []Member{{id.UserID(*p.StateKey), p.Membership(), p.Pos, p.Arrived()}}
 }
 
 // redact puts the redacted form of a redaction's target where readers look.
@@ -450,7 +560,7 @@ func (w *Writer) redact(p *proposal) {
 		return // its act would have been refused
 	}
 	redacted := &Event{
-		Event: ev, Pos: t.Pos, Ord: t.Ord, Before: t.Before, Now: t.Now, Flags: t.Flags,
+		Event: ev, Pos: t.Pos, Ord: t.Ord, Before: t.Before, After: t.After, Now: t.Now, Flags: t.Flags,
 		RedactedBy: p.Pos, Device: t.Device, Txn: t.Txn,
 	}
 	w.cache.events.replace(t.Pos, redacted, redacted.cost())
@@ -465,8 +575,8 @@ func (w *Writer) redact(p *proposal) {
 func (w *Writer) announced() {
 	var users []id.UserID
 	for i := range w.plan {
-		if p := &w.plan[i]; p.Type == "m.room.member" && p.StateKey != nil {
-			users = append(users, id.UserID(*p.StateKey))
+		for _, m := range w.plan[i].memberships() {
+			users = append(users, m.User)
 		}
 	}
 	w.cache.hub.Wake(Joined{w.Room}, users...)
@@ -481,7 +591,7 @@ func (w *Writer) refused(err error) {
 	w.stale.Store(true)
 	w.mu.Lock()
 	for i := range w.plan {
-		delete(w.queued, w.plan[i].Pos)
+		w.leaveQueueLocked(&w.plan[i])
 	}
 	w.mu.Unlock()
 	if errors.Is(err, storage.ErrAway) {
@@ -497,9 +607,9 @@ func (w *Writer) refused(err error) {
 func (w *Writer) doubt() {
 	for i := range w.plan {
 		p := &w.plan[i]
-		w.cache.hub.Doubt(p.Pos)
-		if p.Type == "m.room.member" && p.StateKey != nil {
-			w.cache.users.forget(id.UserID(*p.StateKey))
+		w.cache.hub.Doubt(max(p.Pos, p.Arrived()))
+		for _, m := range p.memberships() {
+			w.cache.users.forget(m.User)
 		}
 	}
 }
