@@ -64,7 +64,7 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 		return err
 	}
 	h.hub = notify.New(h.db.Published())
-	cache := roomstate.NewCache(h.db, h.hub, roomstate.Limits{})
+	cache := roomstate.NewCache(h.db, h.hub, roomstate.Config{})
 	if h.typing, err = newTyping(cfg.Rand, cache, h.hub); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func onDisk(b *testing.B) *rooms.Service {
 	require.NoError(b, err)
 	hub := notify.New(db.Published())
 	return rooms.New(rooms.Config{
-		ServerName: "hs.test", Key: key, DB: db, Cache: roomstate.NewCache(db, hub, roomstate.Limits{}), Hub: hub,
+		ServerName: "hs.test", Key: key, DB: db, Cache: roomstate.NewCache(db, hub, roomstate.Config{}), Hub: hub,
 		Typing: ephemeral.NewTyping("boot", func(id.RoomID) {}), Now: time.Now, Rand: rand.Reader,
 	})
 }

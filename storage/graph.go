@@ -123,3 +123,9 @@ func (tx *Tx) DeletePendingRedactions(target id.EventID) error {
 	_, err := tx.exec(deletePendingRedactions, target)
 	return err
 }
+
+// InsertServerSet writes a set of servers that events name: set_id, servers (a JSON list).
+var InsertServerSet = &Insert{Table: "mx_server_sets", Columns: "set_id, servers"}
+
+// InsertOutgoing lets an event be sent to a set of servers: at (a position of the stream), room, pos of the event, set_id.
+var InsertOutgoing = &Insert{Table: "mx_outgoing", Columns: "at, room, pos, set_id"}

@@ -39,7 +39,7 @@ func newPlant(t testing.TB) *plant {
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	p := &plant{t: t, db: db, hub: notify.New(db.Published())}
-	p.cache = roomstate.NewCache(db, p.hub, roomstate.Limits{})
+	p.cache = roomstate.NewCache(db, p.hub, roomstate.Config{})
 	p.sync = syncing.New(syncing.Config{DB: db, Cache: p.cache, Hub: p.hub, Typing: ephemeral.NewTyping("boot", func(id.RoomID) {})})
 	p.key, err = signing.Generate(rand.Reader)
 	require.NoError(t, err)

@@ -25,7 +25,7 @@ func BenchmarkCold(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
 					cold := syncing.New(syncing.Config{
-						DB: p.db, Cache: roomstate.NewCache(p.db, p.hub, roomstate.Limits{}), Hub: p.hub,
+						DB: p.db, Cache: roomstate.NewCache(p.db, p.hub, roomstate.Config{}), Hub: p.hub,
 						Typing: ephemeral.NewTyping("boot", func(id.RoomID) {}),
 					})
 					if _, err := cold.Sync(context.Background(), q); err != nil {

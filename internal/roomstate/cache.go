@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -18,20 +19,30 @@ import (
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// Limits bound what is kept in memory, in bytes. Zero takes the default of each.
-type Limits struct {
+// Config bounds what is kept in memory, in bytes, where zero takes the default of each, and says who sends events to
+// other servers.
+type Config struct {
 	Events int // parsed events; default 48 MiB
 	Nodes  int // nodes of states; default 16 MiB
 	Rooms  int // rooms with their members and newest events; default 128 MiB
+
+	Server id.ServerName // this server's name; only needed with Sender
+	Sender Sender        // nil: nothing is sent to other servers
 }
 
-func (l Limits) withDefaults() Limits {
-	for v, def := range map[*int]int{&l.Events: 48 << 20, &l.Nodes: 16 << 20, &l.Rooms: 128 << 20} {
+// Sender sends events to other servers.
+type Sender interface {
+	// Wake tells that rows of mx_outgoing for these servers were committed. It may not wait.
+	Wake(servers []id.ServerName)
+}
+
+func (c Config) withDefaults() Config {
+	for v, def := range map[*int]int{&c.Events: 48 << 20, &c.Nodes: 16 << 20, &c.Rooms: 128 << 20} {
 		if *v == 0 {
 			*v = def
 		}
 	}
-	return l
+	return c
 }
 
 // Cache holds the rooms and users in use. Its methods may be called at once.
@@ -41,7 +52,7 @@ type Cache struct {
 	trees  *Trees
 	events *lru[storage.Pos, *Event]
 	users  *users
-	limits Limits
+	config Config
 
 	mu sync.Mutex // guards the following
 	// rooms are those in memory or being loaded; order has them by last use; bytes is about their size.
@@ -60,11 +71,11 @@ type entry struct {
 }
 
 // NewCache returns an empty cache over a database. Commits are recorded in hub.
-func NewCache(db *storage.DB, hub *notify.Hub, limits Limits) *Cache {
-	limits = limits.withDefaults()
+func NewCache(db *storage.DB, hub *notify.Hub, config Config) *Cache {
+	config = config.withDefaults()
 	return &Cache{
-		db: db, hub: hub, trees: newTrees(db, limits.Nodes), events: newLRU[storage.Pos, *Event](limits.Events),
-		users: newUsers(db), limits: limits, rooms: map[id.RoomID]*list.Element{}, order: list.New(),
+		db: db, hub: hub, trees: newTrees(db, config.Nodes), events: newLRU[storage.Pos, *Event](config.Events),
+		users: newUsers(db), config: config, rooms: map[id.RoomID]*list.Element{}, order: list.New(),
 	}
 }
 
@@ -133,7 +144,7 @@ func (c *Cache) measureLocked(e *entry) {
 
 // evictLocked drops the rooms that were not used for longest and that nobody writes, but for the newest.
 func (c *Cache) evictLocked() {
-	for el := c.order.Back(); el != nil && el != c.order.Front() && c.bytes > c.limits.Rooms; {
+	for el := c.order.Back(); el != nil && el != c.order.Front() && c.bytes > c.config.Rooms; {
 		e := el.Value.(*entry)
 		el = el.Prev()
 		if e.room != nil && e.room.evict() {
@@ -195,7 +206,7 @@ func (c *Cache) newRoom(roomID id.RoomID, num int64, version string) (*Room, err
 		ID: roomID, Num: num, Rules: rules, cache: c, lock: make(chan struct{}, 1),
 		numbers: map[Key]int64{}, queued: map[storage.Pos]*Event{}, members: map[id.UserID]Member{}, servers: map[id.ServerName]int{},
 	}
-	r.head.txns = map[[32]byte]*Pending{}
+	r.head.txns, r.head.servers, r.head.moved = map[[32]byte]*Pending{}, map[id.ServerName]int{}, map[id.UserID]Member{}
 	r.view.Store(&View{Whole: true})
 	return r, nil
 }
@@ -222,6 +233,7 @@ func (r *Room) fill(row storage.Room, keys []storage.StateKey, members []storage
 		r.countServerLocked(m.User, one(m.Membership == "join"))
 	}
 	r.findFirstLocked()
+	r.head.servers = maps.Clone(r.servers)
 	r.mu.Unlock()
 	events, err := r.cachedAll(tail, epoch)
 	if err != nil {

@@ -27,6 +27,7 @@ type Graft struct {
 	Stored     *Event      // the event as it is stored already, as an outlier; nil for a new one
 	Ord        int64       // the place of an event of the past in the room's history; 0 for one that arrives now
 	Anew       bool        // the room begins here for this server: what it thought the head was counts no more
+	Relay      bool        // it is sent on to the other servers of the room, but for NotTo
 	Awaits     id.EventID  // the event that a redaction would redact, while it is not here
 	RedactedBy storage.Pos // the redaction that came before the event, which is given in its redacted form
 }
@@ -248,8 +249,12 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 	if err := w.placeStates(act, p); err != nil {
 		return err
 	}
+	before := w.head.set
 	if g.onHead {
 		w.placeHead(act, p, at)
+	}
+	if g.Relay {
+		w.send(act, p, before)
 	}
 	p.Now = w.head.state
 	for _, missing := range g.Missing {
@@ -305,6 +310,7 @@ func (w *Writer) placeHead(act *storage.Act, p *proposal, at storage.Pos) {
 	for i := range g.members {
 		m := &g.members[i]
 		m.Since = at
+		w.move(*m)
 		if m.Pos != 0 {
 			act.Add(storage.UpsertMember, w.Num, string(m.User), m.Membership, m.Pos, at, false)
 			continue

@@ -27,7 +27,7 @@ func TestReplacedValueIsNotOverwrittenByAnOldRead(t *testing.T) {
 
 // The bytes of the cache are those of its rooms, however often they come and go.
 func TestBytesFollowTheRooms(t *testing.T) {
-	c := NewCache(nil, nil, Limits{Rooms: 1 << 20})
+	c := NewCache(nil, nil, Config{Rooms: 1 << 20})
 	for range 3 {
 		e, mine := c.entry("!r:x")
 		require.True(t, mine)

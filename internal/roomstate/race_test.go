@@ -15,7 +15,7 @@ import (
 
 // While rooms are pushed out of memory all the time, whoever looks after a commit sees what was committed.
 func TestReadersSeeCommitsOfEvictedRooms(t *testing.T) {
-	w := newWorld(t, roomstate.Limits{Rooms: 1, Events: 1, Nodes: 1})
+	w := newWorld(t, roomstate.Config{Rooms: 1, Events: 1, Nodes: 1})
 	const rooms, senders, each = 3, 4, 30
 	for i := range rooms {
 		w.create(id.RoomID(fmt.Sprintf("!r%d:x", i)))
@@ -77,7 +77,7 @@ func (w *world) trySend(room id.RoomID) (*roomstate.Event, error) {
 
 // When an act cannot get its place, whatever was built on it is refused with it.
 func TestActThatGetsNoPlace(t *testing.T) {
-	w := newWorld(t, roomstate.Limits{Nodes: 1})
+	w := newWorld(t, roomstate.Config{Nodes: 1})
 	w.create("!r:x")
 	for i := range 70 { // a tree of two levels, of which only one node stays in memory
 		key := fmt.Sprint(i)
@@ -116,7 +116,7 @@ func TestActThatGetsNoPlace(t *testing.T) {
 
 // A Writer that finds nothing to do can wait until what it found is durable.
 func TestUnsettled(t *testing.T) {
-	w := newWorld(t, roomstate.Limits{})
+	w := newWorld(t, roomstate.Config{})
 	w.create("!r:x")
 	gate := make(chan struct{})
 	w.db.Queue(&storage.Act{Committed: func(storage.Pos) { <-gate }}) // nothing is written meanwhile
@@ -142,7 +142,7 @@ func TestUnsettled(t *testing.T) {
 
 // A state that is on its way to storage can be built upon, however little of it stays in the cache.
 func TestStatesThatAreNotWritten(t *testing.T) {
-	w := newWorld(t, roomstate.Limits{Nodes: 1})
+	w := newWorld(t, roomstate.Config{Nodes: 1})
 	w.create("!r:x")
 	gate := make(chan struct{})
 	w.db.Queue(&storage.Act{Committed: func(storage.Pos) { <-gate }}) // nothing is written meanwhile

@@ -79,6 +79,10 @@ type head struct {
 	last        *Pending              // the latest act
 	levels      eventauth.Memo
 	graph       *authGraph // nil until it is needed
+
+	servers map[id.ServerName]int // how many joined users each has
+	moved   map[id.UserID]Member  // memberships that are queued and not yet committed; guarded by the room's mu
+	set     *serverSet            // the servers to which events are sent; nil: it has changed since it was last stored
 }
 
 // evicted is far below what pins can make up for.

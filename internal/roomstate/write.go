@@ -32,6 +32,8 @@ type Meta struct {
 	Hash   *[32]byte // identifies user, device, path and transaction id; nil without one
 	AtMS   int64     // when, for the transaction's row
 
+	NotTo id.ServerName // an event of another server that is sent on: who has it already
+
 	Redacts *Event // the event of this room that the new one redacts; its redacted form is stored with it
 }
 
@@ -67,6 +69,7 @@ type proposal struct {
 	number int64 // of the state key, with state
 	newKey bool
 	auth   []*Event // with state: its auth events, nil for one that is not here
+	sentTo []id.ServerName
 	graft  *grafted // of an event that did not come about on the room's head
 }
 
@@ -395,11 +398,14 @@ func (w *Writer) placeEvent(act *storage.Act, p *proposal, at storage.Pos) error
 		h.state = w.cache.trees.set(act, h.state, way, p.Pos)
 	}
 	p.After, p.Now, h.lastPos = h.state, h.state, at
+	before := w.head.set
 	if p.Type == "m.room.member" && p.StateKey != nil {
 		act.Add(storage.UpsertMember, w.Num, *p.StateKey, p.Membership(), p.Pos, at, false)
+		w.move(Member{id.UserID(*p.StateKey), p.Membership(), p.Pos, at})
 	}
 	w.settle(p)
 	w.addRows(act, p)
+	w.send(act, p, before)
 	return nil
 }
 
@@ -526,6 +532,9 @@ func (w *Writer) show() {
 		w.leaveQueueLocked(p)
 		for _, m := range p.memberships() {
 			w.setMemberLocked(m)
+			if w.head.moved[m.User] == m {
+				delete(w.head.moved, m.User)
+			}
 		}
 	}
 	w.mu.Unlock()
@@ -580,6 +589,7 @@ func (w *Writer) announced() {
 		}
 	}
 	w.cache.hub.Wake(Joined{w.Room}, users...)
+	w.wakeSender()
 	w.done()
 	if w.with != nil {
 		w.with.announced()

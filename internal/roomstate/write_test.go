@@ -56,7 +56,7 @@ func (c *faultyConn) Commit() error {
 	return c.Conn.Commit()
 }
 
-func newWorld(t *testing.T, limits roomstate.Limits) *world {
+func newWorld(t *testing.T, limits roomstate.Config) *world {
 	t.Helper()
 	faulty := &faulty{Engine: sqlite.Memory()}
 	db, err := storage.Open(context.Background(), faulty)
@@ -108,7 +108,7 @@ func (w *world) send(room id.RoomID, eventType string, stateKey *string, content
 
 // What a reader finds in memory and what it reads back from storage are the same.
 func TestViewIsWhatIsStored(t *testing.T) {
-	w := newWorld(t, roomstate.Limits{})
+	w := newWorld(t, roomstate.Config{})
 	w.create("!r:x")
 	user := "@a:x"
 	for i := range 400 {
@@ -120,7 +120,7 @@ func TestViewIsWhatIsStored(t *testing.T) {
 		}
 	}
 	ctx := context.Background()
-	fresh := roomstate.NewCache(w.db, notify.New(0), roomstate.Limits{Events: 1, Nodes: 1})
+	fresh := roomstate.NewCache(w.db, notify.New(0), roomstate.Config{Events: 1, Nodes: 1})
 	for _, after := range []int64{0, 5, 200, 390, 405} {
 		var got [2][]id.EventID
 		var roots [2]roomstate.Root
@@ -146,7 +146,7 @@ func TestViewIsWhatIsStored(t *testing.T) {
 
 // An act that is refused leaves nothing in memory: the room goes on from what is stored.
 func TestRefusedActIsForgotten(t *testing.T) {
-	w := newWorld(t, roomstate.Limits{})
+	w := newWorld(t, roomstate.Config{})
 	w.create("!r:x")
 	first, err := w.send("!r:x", "m.room.message", nil, `{"n":1}`)
 	require.NoError(t, err)
@@ -169,7 +169,7 @@ func TestRefusedActIsForgotten(t *testing.T) {
 
 // A bound of nothing keeps working, with rooms coming and going.
 func TestEviction(t *testing.T) {
-	w := newWorld(t, roomstate.Limits{Rooms: 1, Events: 1, Nodes: 1})
+	w := newWorld(t, roomstate.Config{Rooms: 1, Events: 1, Nodes: 1})
 	for i := range 5 {
 		w.create(id.RoomID(fmt.Sprintf("!r%d:x", i)))
 	}
@@ -188,7 +188,7 @@ func TestEviction(t *testing.T) {
 
 // Two rooms that are joined change together: after a commit both hold what was proposed, after a refusal neither.
 func TestJoinedRoomsChangeTogether(t *testing.T) {
-	w := newWorld(t, roomstate.Limits{})
+	w := newWorld(t, roomstate.Config{})
 	w.create("!old:x")
 	ctx, key := context.Background(), ""
 	both := func(fresh id.RoomID) (*roomstate.Pending, error) {
@@ -220,7 +220,7 @@ func TestJoinedRoomsChangeTogether(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, p.Events, 2)
 	require.Equal(t, p.Events[0].Pos+1, p.Events[1].Pos, "the joined room's events are behind")
-	for _, c := range []*roomstate.Cache{w.cache, roomstate.NewCache(w.db, notify.New(0), roomstate.Limits{})} {
+	for _, c := range []*roomstate.Cache{w.cache, roomstate.NewCache(w.db, notify.New(0), roomstate.Config{})} {
 		for room, eventType := range map[id.RoomID]string{"!old:x": "m.room.tombstone", "!new:x": "m.room.create"} {
 			r, err := c.Room(ctx, room)
 			require.NoError(t, err)
@@ -233,7 +233,7 @@ func TestJoinedRoomsChangeTogether(t *testing.T) {
 
 // What was proposed and not queued leaves no trace, not even in how state keys are numbered.
 func TestUnlockForgetsWhatWasNotQueued(t *testing.T) {
-	w := newWorld(t, roomstate.Limits{})
+	w := newWorld(t, roomstate.Config{})
 	w.create("!r:x")
 	ctx, key := context.Background(), ""
 	wr, err := w.cache.Lock(ctx, "!r:x")
@@ -244,7 +244,7 @@ func TestUnlockForgetsWhatWasNotQueued(t *testing.T) {
 	wr.Unlock()
 	sent, err := w.send("!r:x", "m.room.topic", &key, `{"topic":"t"}`)
 	require.NoError(t, err)
-	fresh, err := roomstate.NewCache(w.db, notify.New(0), roomstate.Limits{}).Room(ctx, "!r:x")
+	fresh, err := roomstate.NewCache(w.db, notify.New(0), roomstate.Config{}).Room(ctx, "!r:x")
 	require.NoError(t, err)
 	e, err := fresh.StateEvent(ctx, fresh.View().State, "m.room.topic", "")
 	require.NoError(t, err)

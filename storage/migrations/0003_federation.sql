@@ -17,3 +17,15 @@ CREATE TABLE mx_server_key_answers (
 	valid_until_ms BIGINT NOT NULL, -- as above
 	fetched_ms     BIGINT NOT NULL
 ) {clustered};
+
+-- Events that are sent to other servers, in the order in which they are. A set of servers is stored once.
+CREATE TABLE mx_outgoing (
+	at     {intkey},         -- position at which it is sent: every destination has a cursor over these
+	room   BIGINT NOT NULL,
+	pos    BIGINT NOT NULL,  -- of the event
+	set_id BIGINT NOT NULL
+);
+CREATE TABLE mx_server_sets (
+	set_id  {intkey},
+	servers {blob} NOT NULL -- JSON: a sorted list of names
+);
