@@ -23,7 +23,7 @@ type backoff struct {
 }
 
 type failure struct {
-	pause time.Duration // the last one, without jitter at the maximum
+	pause time.Duration
 	until time.Time
 }
 
@@ -43,33 +43,35 @@ func (b *backoff) until(server id.ServerName) time.Time {
 }
 
 // failed notes that a request begun at start failed, and that the peer wants to be left alone for at least pause.
-// Requests that were under way together count once. It returns the time to wait for.
+// Of requests that were under way together, or begun while the destination is left alone, one counts. It returns when
+// the destination may be tried again.
 func (b *backoff) failed(server id.ServerName, start time.Time, pause time.Duration) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
 	f, ok := b.failing[server]
-	if ok && start.Before(f.until) && now.Before(f.until) {
+	if ok && start.Before(f.until) {
 		return f.until
 	}
 	if !ok {
 		makeRoom(b.failing, func(f failure) time.Time { return f.until })
 	}
-	f.pause = min(max(longer(f.pause), pause), maxBackoff)
+	f.pause = min(max(nextPause(f.pause, firstBackoff, maxBackoff), pause), maxBackoff)
 	f.until = now.Add(f.pause)
-	if f.pause == maxBackoff { // there too destinations that died together must not be tried together
-		f.until = now.Add(maxBackoff - rand.N(maxBackoff/5))
-	}
 	b.failing[server] = f
 	return f.until
 }
 
-// longer is 2 to 2½ times a pause.
-func longer(pause time.Duration) time.Duration {
-	if pause == 0 {
-		return firstBackoff + rand.N(firstBackoff/4)
+// nextPause is the pause after one that was in vain: 2 to 2½ times as long. There is chance in the first and in the
+// longest as well, so that those who failed together are not tried together.
+func nextPause(before, first, longest time.Duration) time.Duration {
+	if before == 0 {
+		return first + rand.N(first/4)
 	}
-	return 2*pause + rand.N(pause/2)
+	if next := 2*before + rand.N(before/2); next < longest {
+		return next
+	}
+	return longest - rand.N(longest/5)
 }
 
 // alive forgets a destination and reports whether it had failed.
