@@ -60,7 +60,7 @@ func Build(d Draft, origin id.ServerName, key signing.Key) (*Event, error) {
 	if !ok {
 		return nil, bad("it is not an object")
 	}
-	return parse(d.Rules, canonical, &f)
+	return parse(d.Rules, canonical, &f, ordinary())
 }
 
 // wire is a draft on its way to JSON.

@@ -33,10 +33,10 @@ type Event struct {
 	Type           string
 	StateKey       *string // nil unless this is a state event
 	Depth          int64
-	OriginServerTS int64 // milliseconds
-	PrevEvents     []id.EventID
-	AuthEvents     []id.EventID
-	Redacts        id.EventID // what an m.room.redaction wants redacted, or ""
+	OriginServerTS int64        // milliseconds
+	PrevEvents     []id.EventID // as they stand: another server may name an event twice
+	AuthEvents     []id.EventID // likewise
+	Redacts        id.EventID   // what an m.room.redaction wants redacted, or ""
 	Rules          *roomversion.Rules
 
 	// JSON is canonical JSON in federation form, with hashes and signatures, without unsigned.

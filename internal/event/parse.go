@@ -19,6 +19,27 @@ import (
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#checks-performed-on-receipt-of-a-pdu
 func ParseUntrusted(rules *roomversion.Rules, raw []byte) (*Event, error) {
+	return parseOutside(rules, raw, ordinary())
+}
+
+// ParseBackfilled is ParseUntrusted for an answer of /backfill: an event may have more than
+// MaxPrevEvents and MaxAuthEvents, as some old ones have. It still needs one previous event, unless it
+// is an m.room.create, and its size bounds how many there can be.
+//
+// Spec: https://spec.matrix.org/latest/server-server-api/#get_matrixfederationv1backfillroomid
+func ParseBackfilled(rules *roomversion.Rules, raw []byte) (*Event, error) {
+	return parseOutside(rules, raw, unlimited())
+}
+
+// limits is how many references an event may have.
+type limits struct{ prev, auth int }
+
+func ordinary() limits { return limits{MaxPrevEvents, MaxAuthEvents} }
+
+// unlimited is what the size of an event allows.
+func unlimited() limits { return limits{MaxPDU, MaxPDU} }
+
+func parseOutside(rules *roomversion.Rules, raw []byte, most limits) (*Event, error) {
 	canonical, err := canonicalise(make([]byte, 0, len(raw)), rules, raw)
 	if err != nil {
 		return nil, err
@@ -37,7 +58,7 @@ func ParseUntrusted(rules *roomversion.Rules, raw []byte) (*Event, error) {
 		canonical = bytes.Clone(canonical)
 		f, _ = scan(canonical)
 	}
-	e, err := parse(rules, canonical, &f)
+	e, err := parse(rules, canonical, &f, most)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +79,7 @@ func ParseTrusted(rules *roomversion.Rules, raw []byte, eid id.EventID, room id.
 		return nil, bad("it is not an object")
 	}
 	var r reader
-	if err := r.read(rules, &f); err != nil {
+	if err := r.read(rules, &f, unlimited()); err != nil {
 		return nil, err
 	}
 	e := r.event(rules, raw, &f)
@@ -141,12 +162,12 @@ func canonicalise(dst []byte, rules *roomversion.Rules, raw []byte) ([]byte, err
 }
 
 // parse makes a checked event of canonical JSON without unsigned, whose fields are f.
-func parse(rules *roomversion.Rules, canonical []byte, f *fields) (*Event, error) {
+func parse(rules *roomversion.Rules, canonical []byte, f *fields, most limits) (*Event, error) {
 	if err := checkForm(rules, f); err != nil {
 		return nil, err
 	}
 	var r reader
-	if err := r.read(rules, f); err != nil {
+	if err := r.read(rules, f, most); err != nil {
 		return nil, err
 	}
 	e := r.event(rules, canonical, f)
@@ -220,6 +241,10 @@ func (e *Event) checkIDs() error {
 			if _, err := id.ParseEventID(string(ref)); err != nil {
 				return bad("prev_events or auth_events has something that is not an event id")
 			}
+			// Versions 1 and 2: who chooses the id could close a circle.
+			if ref == e.ID {
+				return bad("the event refers to itself")
+			}
 		}
 	}
 	return nil
@@ -230,14 +255,16 @@ func (e *Event) checkIDs() error {
 type reader struct {
 	texts [maxTexts][]byte // canonical strings without their quotes
 	n     int
-	size  int // of all texts
+	more  [][]byte // those that an event of ordinary size does not have
+	size  int      // of all texts
 
 	hasKey, hasRedacts bool
 	prev, auth         int // how many references there are
 	depth, ts          int64
 }
 
-// maxTexts counts type, sender, state_key, membership, redacts, room_id, event_id and the references.
+// maxTexts counts type, sender, state_key, membership, redacts, room_id, event_id and the references
+// of an event that is within the limits.
 const maxTexts = 7 + MaxPrevEvents + MaxAuthEvents
 
 // add adds the text of a canonical string; anything else counts as "" and returns false.
@@ -250,14 +277,26 @@ func (r *reader) add(value []byte) bool {
 			text, _ = canonjson.AppendText(nil, value)
 		}
 	}
-	r.texts[r.n] = text
+	if r.n < maxTexts {
+		r.texts[r.n] = text
+	} else {
+		r.more = append(r.more, text)
+	}
 	r.n++
 	r.size += len(text)
 	return ok
 }
 
+// text is the text that was added after i others.
+func (r *reader) text(i int) []byte {
+	if i < maxTexts {
+		return r.texts[i]
+	}
+	return r.more[i-maxTexts]
+}
+
 // read gathers everything but the ids of the event and of its room.
-func (r *reader) read(rules *roomversion.Rules, f *fields) error {
+func (r *reader) read(rules *roomversion.Rules, f *fields, most limits) error {
 	if !r.add(f.eventType) || !r.add(f.sender) {
 		return bad("type or sender is not a string")
 	}
@@ -274,11 +313,11 @@ func (r *reader) read(rules *roomversion.Rules, f *fields) error {
 		r.hasRedacts = r.addRedacts(rules, f)
 	}
 	var ok bool
-	if r.prev, ok = r.addRefs(rules, f.prevEvents, MaxPrevEvents); !ok {
-		return bad("prev_events is not a list of at most %d references", MaxPrevEvents)
+	if r.prev, ok = r.addRefs(rules, f.prevEvents, most.prev); !ok {
+		return bad("prev_events is not a list of at most %d references", most.prev)
 	}
-	if r.auth, ok = r.addRefs(rules, f.authEvents, MaxAuthEvents); !ok {
-		return bad("auth_events is not a list of at most %d references", MaxAuthEvents)
+	if r.auth, ok = r.addRefs(rules, f.authEvents, most.auth); !ok {
+		return bad("auth_events is not a list of at most %d references", most.auth)
 	}
 	if r.depth, ok = canonjson.Int(f.depth); !ok {
 		return bad("depth is not an integer")
@@ -338,7 +377,7 @@ func (r *reader) event(rules *roomversion.Rules, canonical []byte, f *fields) *E
 	e := &Event{Depth: r.depth, OriginServerTS: r.ts, Rules: rules, JSON: canonical, content: f.content}
 	all, taken := r.join(), 0
 	next := func() string { // cuts the string into its texts again
-		n := len(r.texts[taken])
+		n := len(r.text(taken))
 		text := all[:n]
 		all, taken = all[n:], taken+1
 		return text
@@ -366,8 +405,8 @@ func (r *reader) event(rules *roomversion.Rules, canonical []byte, f *fields) *E
 func (r *reader) join() string {
 	var all strings.Builder
 	all.Grow(r.size)
-	for _, text := range r.texts[:r.n] {
-		all.Write(text)
+	for i := range r.n {
+		all.Write(r.text(i))
 	}
 	return all.String()
 }

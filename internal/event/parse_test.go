@@ -362,10 +362,13 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, v uint8, raw []byte) {
 		rules := rulesOf(t, strconv.Itoa(int(v%12)+1))
 		e, err := event.ParseUntrusted(rules, raw)
+		backfilled, otherwise := event.ParseBackfilled(rules, raw)
 		if err != nil {
 			require.Nil(t, e)
+			require.True(t, otherwise != nil || len(backfilled.PrevEvents) > event.MaxPrevEvents || len(backfilled.AuthEvents) > event.MaxAuthEvents)
 			return
 		}
+		require.Equal(t, e, backfilled)
 		require.LessOrEqual(t, len(e.JSON), event.MaxPDU)
 		require.True(t, json.Valid(e.JSON))
 		again, err := event.ParseUntrusted(rules, e.JSON)

@@ -187,3 +187,72 @@ func trusted(r room, eventType string, content []byte) (*event.Event, error) {
 		`"prev_events":[["$other:one",{}]],"room_id":"!room:one","sender":"@alice:one","signatures":{},"state_key":"@alice:one","type":"` + eventType + `"}`
 	return event.ParseTrusted(r.rules, []byte(raw), "$e:one", "!room:one")
 }
+
+// FuzzCheckAnything: an event and a state of any events whatever, as another server might send them. The rules never
+// panic and give one answer.
+func FuzzCheckAnything(f *testing.F) {
+	for v, version := range roomversion.All() {
+		r := newRoom(f, version)
+		var state []json.RawMessage
+		for _, e := range r.events {
+			state = append(state, e.JSON)
+		}
+		list, _ := json.Marshal(state)
+		for _, e := range r.events {
+			f.Add(byte(v), []byte(e.JSON), list)
+		}
+		target := "@carol:two"
+		invite := json.RawMessage(`{"membership":"invite","third_party_invite":{"signed":{"mxid":"@carol:two","token":"tok","signatures":{}}}}`)
+		f.Add(byte(v), []byte(r.event(f, draft{Type: "m.room.member", StateKey: &target, Content: invite}).JSON), list)
+		f.Add(byte(v), []byte(r.event(f, draft{Type: "m.room.redaction", Redacts: "$x:two"}).JSON), list)
+	}
+	f.Fuzz(func(t *testing.T, v byte, raw, list []byte) {
+		rules, _ := roomversion.Get(pick(roomversion.All(), v))
+		e, err := event.ParseUntrusted(rules, raw)
+		if err != nil {
+			return
+		}
+		events := parseAll(rules, list)
+		state := stateOf(rules, events)
+		verdict := eventauth.Check(e, state)
+		requireSame(t, verdict, eventauth.Check(e, state), "again")
+		requireSame(t, verdict, eventauth.Check(e, levelled{state, &eventauth.Memo{}}), "with power levels kept")
+		aboutAuth := eventauth.CheckAuthEvents(e, events)
+		requireSame(t, aboutAuth, eventauth.CheckAuthEvents(e, events), "auth events again")
+		for _, other := range events {
+			eventauth.RedactionApplies(e, other, state)
+		}
+		if len(eventauth.Needed(redraft(e))) != len(eventauth.NeededBy(e)) {
+			t.Error("a draft needs other auth events than its event")
+		}
+		eventauth.Signers(e)
+	})
+}
+
+// parseAll reads those events of a list that are events.
+func parseAll(rules *roomversion.Rules, list []byte) (all []*event.Event) {
+	var raws []json.RawMessage
+	if json.Unmarshal(list, &raws) != nil {
+		return nil
+	}
+	for _, raw := range raws {
+		if e, err := event.ParseUntrusted(rules, raw); err == nil {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+func stateOf(rules *roomversion.Rules, events []*event.Event) room {
+	r := room{rules, map[eventauth.Key]*event.Event{}}
+	for _, e := range events {
+		if e.IsState() {
+			r.events[eventauth.Key{Type: e.Type, StateKey: *e.StateKey}] = e
+		}
+	}
+	return r
+}
+
+func redraft(e *event.Event) event.Draft {
+	return event.Draft{Rules: e.Rules, Sender: e.Sender, Type: e.Type, StateKey: e.StateKey, Content: e.Content()}
+}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/roomversion"
 )
 
 // TestMembershipTransitions walks the table of m.room.member: who may bring @bob:two from one
@@ -64,4 +65,37 @@ func movers(t *testing.T, r room, to string) (who string) {
 		}
 	}
 	return who
+}
+
+// F-28: what a user without power tries, in every version.
+func TestPowerlessUser(t *testing.T) {
+	alice, carol, bob, none := "@alice:one", "@carol:two", "@bob:two", ""
+	tests := []struct {
+		name, eventType string
+		stateKey        *string
+		content         string
+	}{
+		{"power for oneself", "m.room.power_levels", &none, `{"users":{"@alice:one":100,"@mod:one":50,"@bob:two":100}}`},
+		{"power for nobody", "m.room.power_levels", &none, `{}`},
+		{"the name", "m.room.name", &none, `{"name":"mine"}`},
+		{"a kick", "m.room.member", &alice, `{"membership":"leave"}`},
+		{"a ban", "m.room.member", &alice, `{"membership":"ban"}`},
+		{"a ban of one who is not there", "m.room.member", &carol, `{"membership":"ban"}`},
+		{"a join for another", "m.room.member", &carol, `{"membership":"join"}`},
+		{"the profile of another", "m.room.member", &alice, `{"membership":"join","displayname":"x"}`},
+		{"a ban of oneself", "m.room.member", &bob, `{"membership":"ban"}`},
+		{"the join rules", "m.room.join_rules", &none, `{"join_rule":"public"}`},
+		{"the history visibility", "m.room.history_visibility", &none, `{"history_visibility":"world_readable"}`},
+		{"the servers", "m.room.server_acl", &none, `{"allow":["two"]}`},
+		{"a tombstone", "m.room.tombstone", &none, `{"replacement_room":"!x:two"}`},
+		{"state of another", "org.example.state", &alice, `{}`},
+		{"a second create", "m.room.create", &none, `{"creator":"@bob:two"}`},
+	}
+	for _, version := range roomversion.All() {
+		r := newRoom(t, version)
+		for _, tt := range tests {
+			e := r.event(t, draft{Sender: "@bob:two", Type: tt.eventType, StateKey: tt.stateKey, Content: json.RawMessage(tt.content)})
+			require.Error(t, eventauth.Check(e, r), "version %s, %s", version, tt.name)
+		}
+	}
 }
