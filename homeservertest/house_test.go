@@ -104,7 +104,8 @@ func TestImports(t *testing.T) {
 		{"storage", "internal/id internal/event internal/roomversion"},
 		{"auth rooms sync media sync/push", domain},
 		{"auth/e2ee federation/appservice", domain + "auth"},
-		{"federation", domain + "rooms auth/e2ee federation/wire"},
+		{"federation", domain + "rooms auth/e2ee federation/wire federation/keyring"},
+		{"federation/keyring", domain + "federation/wire"},
 		{"federation/wire", leaves + "internal/signing"},
 		{"storage/sqlite storage/postgres", "storage"},
 		{"storage/storagetest", domain},
@@ -113,6 +114,7 @@ func TestImports(t *testing.T) {
 		{"auth/oidc auth/authtest", "auth"},
 		{"metrics/prom", "."},
 		{".", domain + "auth auth/e2ee rooms sync sync/push media federation federation/appservice"},
+		{"homeservertest/naive", core + "internal/event internal/eventauth"}, // what tests compare stateres with
 		{"homeservertest", ". auth storage storage/sqlite internal/id"},
 		{"examples/*", ". storage/sqlite storage/postgres media media/s3 auth auth/oidc metrics/prom"},
 	}

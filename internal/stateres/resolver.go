@@ -10,7 +10,7 @@ import (
 
 // resolver is one problem on its way.
 type resolver struct {
-	*Problem
+	Problem
 	nodes  map[id.EventID]*node
 	spare  []node // nodes are made in blocks
 	levels map[*event.Event]readLevels
@@ -38,7 +38,7 @@ type readLevels struct {
 	err    error
 }
 
-func newResolver(p *Problem) *resolver {
+func newResolver(p Problem) *resolver {
 	size := len(p.Conflicted) + len(p.Difference) + len(p.Subgraph)
 	return &resolver{
 		Problem: p,

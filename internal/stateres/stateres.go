@@ -37,10 +37,11 @@ type Problem struct {
 	// state has there. A state that has none contributes nothing.
 	Conflicted []*event.Event
 
-	// Difference is the auth difference of the states: see Graph.Difference. Version 1 needs none.
+	// Difference is the auth difference of the states: see Graph.Difference. Version 1 does not look at it.
 	Difference []*event.Event
 
-	// Subgraph is the conflicted state subgraph: see Graph.Subgraph. Only version 12 needs it.
+	// Subgraph is the conflicted state subgraph: see Graph.Subgraph. Only version 12 has one; the others do
+	// not look at it.
 	Subgraph []*event.Event
 
 	// Auth returns the event with an id from the room's auth graph, and whether it was rejected. The event
@@ -64,11 +65,12 @@ func Resolve(p Problem) (map[eventauth.Key]*event.Event, error) {
 	if p.Rules == nil || p.Create == nil || p.Unconflicted == nil || p.Auth == nil {
 		return nil, errors.New("resolve state: the problem is not complete")
 	}
-	r := newResolver(&p)
+	r := newResolver(p)
 	switch p.Rules.StateResolution {
 	case roomversion.StateResolutionV1:
 		return r.resolveV1(), nil
 	case roomversion.StateResolutionV2:
+		r.Subgraph = nil
 		return r.resolveV2(p.Unconflicted), nil
 	case roomversion.StateResolutionV21:
 		return r.resolveV2(empty{}), nil
