@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"time"
 
+	"github.com/embedmatrix/homeserver/federation/keyring"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/signing"
 )
@@ -19,6 +20,15 @@ type Config struct {
 	Software   string      // the name in /version; "embedmatrix" if empty
 	Version    string      // of the software
 	Now        func() time.Time
+
+	// Ring finds the keys of other servers. Nil: there are no others, and nobody's request is accepted.
+	Ring *keyring.Ring
+
+	// Allowed says which servers may send requests. Nil: all.
+	Allowed func(id.ServerName) bool
+
+	// Alive, if not nil, is told who has just sent a request: a server that failed before can be tried again.
+	Alive func(id.ServerName)
 }
 
 // OldKey is a key this server has signed events with, which stay verifiable.

@@ -43,6 +43,15 @@ func (s *signed) AppendJSON(dst []byte) []byte { return append(dst, s.json...) }
 //
 // https://spec.matrix.org/latest/server-server-api/#get_matrixkeyv2server
 func (s *Service) getServerKey(context.Context, *httpapi.Call, *httpapi.None) (*signed, error) {
+	object, err := s.signedKeys()
+	if err != nil {
+		return nil, err
+	}
+	return &signed{object}, nil
+}
+
+// signedKeys is what this server says of its keys.
+func (s *Service) signedKeys() ([]byte, error) {
 	object, err := json.Marshal(s.keys())
 	if err != nil {
 		return nil, fmt.Errorf("encode server keys: %w", err)
@@ -51,7 +60,7 @@ func (s *Service) getServerKey(context.Context, *httpapi.Call, *httpapi.None) (*
 	if err != nil {
 		return nil, fmt.Errorf("sign server keys: %w", err)
 	}
-	return &signed{object}, nil
+	return object, nil
 }
 
 func (s *Service) keys() serverKeys {

@@ -11,19 +11,31 @@ import (
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 )
 
-// readBody reads the request's JSON object into c.Body. Its media type does not matter.
+// readObject reads the request's JSON object into c.Body. Its media type does not matter.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#api-standards
-func (c *Call) readBody() error {
-	body, err := readAll(c.w, c.Request, c.route.maxBody)
+func (c *Call) readObject() error {
+	body, err := c.readBody()
 	if err != nil {
 		return err
 	}
 	if len(body) == 0 && c.route.optional {
-		body = []byte("{}")
+		c.Body = []byte("{}")
 	}
-	c.Body = body
-	return checkObject(body)
+	return checkObject(c.Body)
+}
+
+// readBody reads the body, once, into c.Body and returns it.
+func (c *Call) readBody() ([]byte, error) {
+	if c.bodyRead {
+		return c.Body, nil
+	}
+	body, err := readAll(c.w, c.Request, c.route.maxBody)
+	if err != nil {
+		return nil, err
+	}
+	c.Body, c.bodyRead = body, true
+	return body, nil
 }
 
 // readAll reads at most limit bytes. What the request claims to be its length is believed up to 64 KiB: more

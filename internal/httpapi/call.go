@@ -21,14 +21,17 @@ type Call struct {
 	Admin   bool
 	Session *Session
 
+	Origin id.ServerName // who sent and signed the request, on Server routes; "" on others
+
 	Request *http.Request
 	IP      netip.Addr // of the client, past trusted proxies; not valid when unknown
 	Body    []byte     // the JSON object that came, if the handler takes one; belongs to the handler
 
-	route  *Route
-	names  []string
-	values [maxValues]string
-	w      http.ResponseWriter
+	route    *Route
+	names    []string
+	values   [maxValues]string
+	w        http.ResponseWriter
+	bodyRead bool
 }
 
 // Route returns the path of the call's route with its wildcards, the same for r0 and v3.
@@ -55,6 +58,9 @@ func (c *Call) UserID(name string) id.UserID { return id.UserID(c.PathValue(name
 
 // Alias returns the wildcard {name}, which was checked if it is {roomAlias}.
 func (c *Call) Alias(name string) id.RoomAlias { return id.RoomAlias(c.PathValue(name)) }
+
+// ServerName returns the wildcard {name}, which was checked if it is {serverName}.
+func (c *Call) ServerName(name string) id.ServerName { return id.ServerName(c.PathValue(name)) }
 
 // DeviceID returns the wildcard {name}.
 func (c *Call) DeviceID(name string) id.DeviceID { return id.DeviceID(c.PathValue(name)) }
@@ -83,6 +89,19 @@ func (c *Call) Int(name string, def int) (int, error) {
 		return def, nil
 	}
 	n, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, mxerr.InvalidParam.With("%s must be an integer", name)
+	}
+	return n, nil
+}
+
+// Int64 is Int for times and other large integers.
+func (c *Call) Int64(name string, def int64) (int64, error) {
+	text, ok := queryValue(c.Request.URL.RawQuery, name)
+	if !ok {
+		return def, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		return 0, mxerr.InvalidParam.With("%s must be an integer", name)
 	}

@@ -26,6 +26,7 @@ const (
 	OptionalToken               // anybody; a token that is sent must be valid
 	Authed                      // users, but no guests: they get 403 M_GUEST_ACCESS_FORBIDDEN
 	GuestOK                     // users and guests
+	Server                      // other servers, each request signed by its sender
 )
 
 // DefaultMaxBody is how long a request body may be when its route says nothing else: 1 MiB, sixteen
@@ -94,7 +95,7 @@ func Handle[In, Out any](a Access, pattern string, fn func(context.Context, *Cal
 	return newRoute(a, pattern, fn, opts, func(rt *Router, w http.ResponseWriter, c *Call) error {
 		in := new(In)
 		if decode != nil {
-			if err := c.readBody(); err != nil {
+			if err := c.readObject(); err != nil {
 				return err
 			}
 			if err := decode(c.Body, in); err != nil {

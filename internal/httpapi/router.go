@@ -14,7 +14,8 @@ import (
 
 // Config is what a Router needs to know.
 type Config struct {
-	Sessions        Sessions       // who a token is; needed unless every route is Public
+	Sessions        Sessions       // who a token is; needed unless every route is Public or Server
+	Peers           Peers          // who has signed a request; needed for Server routes
 	Log             *slog.Logger   // nil discards
 	Limits          Limits         // of RateLimited routes
 	TrustedProxies  []netip.Prefix // whose X-Forwarded-For is believed; nobody's by default
@@ -24,6 +25,13 @@ type Config struct {
 // Sessions tells whose access token it is: mxerr.UnknownToken for one that is not valid (any more).
 type Sessions interface {
 	Session(ctx context.Context, token string, seen Seen) (*Session, error)
+}
+
+// Peers tells which other server has sent a request, whose signature covers the body too. body reads that, once
+// and within the bounds of its route; nobody has to read it before it is clear who claims to have sent it. An error
+// of body is returned as it is; mxerr.Unauthorized says that nobody has signed.
+type Peers interface {
+	Peer(ctx context.Context, r *http.Request, body func() ([]byte, error)) (id.ServerName, error)
 }
 
 // Seen is where a token was seen, for the list of devices.
@@ -46,6 +54,7 @@ type Session struct {
 // Router is the http.Handler made of routes. It starts nothing and holds nothing to close.
 type Router struct {
 	sessions   Sessions
+	peers      Peers
 	log        *slog.Logger
 	limits     *limits
 	proxies    []netip.Prefix
@@ -59,6 +68,7 @@ type Router struct {
 func NewRouter(cfg Config, routes []Route) http.Handler {
 	rt := &Router{
 		sessions:   cfg.Sessions,
+		peers:      cfg.Peers,
 		log:        cfg.Log,
 		limits:     newLimits(cfg.Limits),
 		proxies:    cfg.TrustedProxies,
@@ -118,7 +128,7 @@ func (rt *Router) handle(w http.ResponseWriter, c *Call) error {
 
 // identify finds out who calls and whether they may call this route now.
 func (rt *Router) identify(c *Call) error {
-	if err := rt.findSession(c); err != nil {
+	if err := rt.findCaller(c); err != nil {
 		if limited := rt.limit(c); limited != nil {
 			return limited
 		}
@@ -134,10 +144,18 @@ func (rt *Router) identify(c *Call) error {
 	return rt.limit(c)
 }
 
-func (rt *Router) findSession(c *Call) error {
-	if c.route.Access == Public {
+func (rt *Router) findCaller(c *Call) (err error) {
+	switch c.route.Access {
+	case Public:
 		return nil
+	case Server:
+		c.Origin, err = rt.peers.Peer(c.Request.Context(), c.Request, c.readBody)
+		return err
 	}
+	return rt.findSession(c)
+}
+
+func (rt *Router) findSession(c *Call) error {
 	token := accessToken(c.Request, rt.queryToken)
 	if token == "" {
 		if c.route.Access == OptionalToken {
