@@ -35,7 +35,10 @@ func (r *resolver) mainlineOrdering(events []*node, power *event.Event) {
 		n.towards = r.mainlinePosition(n)
 	}
 	slices.SortFunc(events, func(a, b *node) int {
-		return cmp.Or(cmp.Compare(b.towards, a.towards), earlier(a, b))
+		if a.towards != b.towards {
+			return cmp.Compare(b.towards, a.towards)
+		}
+		return earlier(a, b)
 	})
 }
 

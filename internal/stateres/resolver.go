@@ -12,7 +12,8 @@ import (
 type resolver struct {
 	Problem
 	nodes  map[id.EventID]*node
-	spare  []node // nodes are made in blocks
+	spare  []node  // nodes are made in blocks,
+	lists  []*node // and so are their lists
 	levels map[*event.Event]readLevels
 	mainline
 }
@@ -75,14 +76,23 @@ func (r *resolver) authEvents(n *node) []*node {
 	if n.cited {
 		return n.auth
 	}
-	n.cited = true
-	n.auth = make([]*node, 0, len(n.e.AuthEvents))
+	n.cited, n.auth = true, r.newList(len(n.e.AuthEvents))
 	for _, eid := range n.e.AuthEvents {
 		if a := r.lookUp(eid, nil); a.e != nil {
 			n.auth = append(n.auth, a)
 		}
 	}
 	return n.auth
+}
+
+// newList is an empty list with room for size nodes.
+func (r *resolver) newList(size int) []*node {
+	if len(r.lists) < size {
+		r.lists = make([]*node, max(size, 4*min(len(r.nodes), 512)))
+	}
+	list := r.lists[:0:size]
+	r.lists = r.lists[size:]
+	return list
 }
 
 // powerLevels is the m.room.power_levels event in the auth events of n, nil when there is none.
@@ -140,7 +150,10 @@ func isPowerEvent(e *event.Event) bool {
 
 // earlier is what both orderings end with: the time, then the id.
 func earlier(a, b *node) int {
-	return cmp.Or(cmp.Compare(a.e.OriginServerTS, b.e.OriginServerTS), cmp.Compare(a.e.ID, b.e.ID))
+	if c := cmp.Compare(a.e.OriginServerTS, b.e.OriginServerTS); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.e.ID, b.e.ID)
 }
 
 func keyOf(e *event.Event) eventauth.Key { return eventauth.Key{Type: e.Type, StateKey: *e.StateKey} }

@@ -1,7 +1,6 @@
 package stateres
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/embedmatrix/homeserver/internal/event"
@@ -84,7 +83,7 @@ func (r *resolver) powerEvents(full []*node) (picked []*node) {
 func (r *resolver) reverseTopologicalPowerOrdering(picked []*node) []*node {
 	var ready heap[*node]
 	ready.less = func(a, b *node) bool {
-		return cmp.Or(cmp.Compare(b.power, a.power), earlier(a, b)) < 0
+		return a.power > b.power || a.power == b.power && earlier(a, b) < 0
 	}
 	for _, n := range picked {
 		n.power = r.senderPower(n)
