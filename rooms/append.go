@@ -100,6 +100,15 @@ func also(a *storage.Act, do func(tx *storage.Tx, first storage.Pos) error) {
 
 // build makes the event of a draft on the room's head.
 func (s *Service) build(w *roomstate.Writer, d Draft) (*event.Event, error) {
+	draft, err := s.onHead(w, d)
+	if err != nil {
+		return nil, err
+	}
+	return event.Build(draft, s.ServerName, s.Key)
+}
+
+// onHead gives a draft its place in the graph: behind the room's head.
+func (s *Service) onHead(w *roomstate.Writer, d Draft) (event.Draft, error) {
 	draft := event.Draft{
 		Room: d.Room, Sender: d.Sender, Type: d.Type, StateKey: d.StateKey, Content: d.Content,
 		OriginServerTS: s.Now().UnixMilli(), Redacts: d.Redacts, Rules: w.Rules,
@@ -115,14 +124,11 @@ func (s *Service) build(w *roomstate.Writer, d Draft) (*event.Event, error) {
 		if a := w.Event(key.Type, key.StateKey); a != nil {
 			draft.AuthEvents = append(draft.AuthEvents, a.ID)
 			if err := nameHash(&draft.AuthHashes, a); err != nil {
-				return nil, err
+				return draft, err
 			}
 		}
 	}
-	if err := w.Err(); err != nil {
-		return nil, err
-	}
-	return event.Build(draft, s.ServerName, s.Key)
+	return draft, w.Err()
 }
 
 func name(hashes *map[id.EventID]string, eventID id.EventID, hash string) {
