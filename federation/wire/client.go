@@ -44,7 +44,8 @@ type Config struct {
 	Key    signing.Key   // signs its requests
 
 	// Transport takes the requests instead of the network: each with the destination's server name as host of its URL,
-	// without any resolution. Nil: connections of the Client's own, for which the fields up to UserAgent are.
+	// without any resolution. Its answers must end with the request's context, their bodies too. Nil: connections of
+	// the Client's own, for which the fields up to UserAgent are.
 	Transport http.RoundTripper
 
 	// Roots are the certificate authorities that are trusted. Nil: those of the system. To trust more than those, add
@@ -85,9 +86,10 @@ func (cfg Config) withDefaults() Config {
 // Client sends requests to other servers. It is safe for many at once, has no goroutine of its own, and no socket for
 // servers to which nothing was sent for 90 seconds.
 //
-// It remembers servers that fail: one that cannot be reached, is too slow, answers with 429 or with 5xx and no Matrix
-// error of its own, is left alone for a second, then for twice as long and more, up to an hour. Any other answer, and
-// Alive, ends that. At most 10,000 such servers are remembered, and 200 connections are being opened at a time.
+// It remembers servers that fail: one that cannot be reached, is too slow (for the time-out or for a deadline of the
+// caller's context), answers with 429 or with 5xx and no Matrix error of its own, is left alone for a second, then for
+// twice as long and more, up to an hour. Any other answer, and Alive, ends that. At most 10,000 such servers are
+// remembered, and 200 connections are being opened at a time.
 type Client struct {
 	cfg       Config
 	transport http.RoundTripper
@@ -111,11 +113,11 @@ func NewClient(cfg Config) *Client {
 	return c
 }
 
-// Close ends the requests under way with ErrClosed, refuses further ones and closes idle connections.
+// Close ends the requests under way with ErrClosed, refuses further ones and closes all connections.
 func (c *Client) Close() {
 	c.close()
-	if own, ok := c.transport.(*http.Transport); ok && c.network != nil {
-		own.CloseIdleConnections()
+	if c.network != nil {
+		c.network.close()
 	}
 }
 

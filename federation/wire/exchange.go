@@ -96,6 +96,9 @@ func (e *exchange) send() (*Stream, error) {
 
 // cause is why the exchange was ended, if it was, or else err.
 func (e *exchange) cause(err error) error {
+	if e.c.closing.Err() != nil {
+		return ErrClosed
+	}
 	if cause := context.Cause(e.ctx); cause != nil {
 		return cause
 	}

@@ -14,5 +14,5 @@ func Failing(c *Client) int {
 	return len(c.backoff.failing)
 }
 
-// FetchWellKnown reads the body of a well-known file.
+// ParseWellKnown reads the body of a well-known file.
 var ParseWellKnown = parseWellKnown

@@ -5,10 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -28,12 +31,54 @@ type network struct {
 	dial  func(ctx context.Context, network, address string) (net.Conn, error)
 	tls   *tls.Config
 	slots chan struct{} // one for each connection being opened
+
+	mu     sync.Mutex // guards the following
+	open   map[*socket]struct{}
+	closed bool
+}
+
+// socket is an open connection, which its network knows.
+type socket struct {
+	net.Conn
+	of *network
+}
+
+// Close may be called more than once.
+func (s *socket) Close() error {
+	s.of.mu.Lock()
+	delete(s.of.open, s)
+	s.of.mu.Unlock()
+	return s.Conn.Close()
+}
+
+// opened makes conn one of those that close closes.
+func (n *network) opened(conn net.Conn) (net.Conn, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		conn.Close()
+		return nil, ErrClosed
+	}
+	s := &socket{conn, n}
+	n.open[s] = struct{}{}
+	return s, nil
+}
+
+// close closes all connections, busy ones too, and lets none be opened any more.
+func (n *network) close() {
+	n.mu.Lock()
+	open := slices.Collect(maps.Keys(n.open))
+	n.closed = true
+	n.mu.Unlock()
+	for _, s := range open {
+		s.Close()
+	}
 }
 
 func newNetwork(cfg Config) *network {
 	guard := NewGuard(cfg.Networks)
 	n := &network{
-		dns: cfg.DNS, guard: guard, dial: cfg.Dial, slots: make(chan struct{}, maxDials),
+		dns: cfg.DNS, guard: guard, dial: cfg.Dial, slots: make(chan struct{}, maxDials), open: map[*socket]struct{}{},
 		tls: &tls.Config{
 			MinVersion: tls.VersionTLS12, RootCAs: cfg.Roots, NextProtos: []string{"h2", "http/1.1"},
 			ClientSessionCache: tls.NewLRUClientSessionCache(256), Time: cfg.Now,
@@ -122,7 +167,11 @@ func (n *network) connectTo(ctx context.Context, at netip.AddrPort) (net.Conn, e
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	return n.dial(ctx, "tcp", at.String())
+	conn, err := n.dial(ctx, "tcp", at.String())
+	if err != nil {
+		return nil, err
+	}
+	return n.opened(conn)
 }
 
 // addresses returns at least one address of a host, which may be an address itself.

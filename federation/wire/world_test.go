@@ -1,6 +1,7 @@
 package wire_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -36,12 +37,13 @@ type world struct {
 	pool *x509.CertPool
 	web  web
 
+	onlyHTTP1 bool
+
 	mu      sync.Mutex // guards the following
 	names   map[string][]netip.Addr
 	srv     map[string][]*net.SRV // by _service._tcp.name
 	servers map[string]string     // by public address: the real one
 	dialled []string
-	lookups []string
 }
 
 func newWorld(t testing.TB) *world {
@@ -87,7 +89,9 @@ func (w *world) issue(names []string, change func(*x509.Certificate)) *x509.Cert
 func (w *world) serve(at string, h http.HandlerFunc, names ...string) {
 	w.serveWith(at, h, func(asked string) *x509.Certificate {
 		if len(names) == 0 {
-			return w.issue([]string{asked}, func(*x509.Certificate) {})
+			host, _, err := net.SplitHostPort(at) // who is asked for by address sends no name
+			require.NoError(w.t, err)
+			return w.issue([]string{cmp.Or(asked, host)}, func(*x509.Certificate) {})
 		}
 		return w.issue(names, func(*x509.Certificate) {})
 	})
@@ -95,7 +99,7 @@ func (w *world) serve(at string, h http.HandlerFunc, names ...string) {
 
 func (w *world) serveWith(at string, h http.HandlerFunc, certificate func(asked string) *x509.Certificate) {
 	s := httptest.NewUnstartedServer(h)
-	s.EnableHTTP2 = true
+	s.EnableHTTP2 = !w.onlyHTTP1
 	s.TLS = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return &tls.Certificate{Certificate: [][]byte{certificate(hello.ServerName).Raw}, PrivateKey: w.key}, nil
 	}}
@@ -121,7 +125,6 @@ func (w *world) name(host string, addrs ...string) {
 func (w *world) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.lookups = append(w.lookups, host)
 	if found, ok := w.names[host]; ok {
 		return found, nil
 	}
@@ -132,7 +135,6 @@ func (w *world) LookupSRV(_ context.Context, service, proto, name string) (strin
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	full := fmt.Sprintf("_%s._%s.%s", service, proto, name)
-	w.lookups = append(w.lookups, full)
 	if found, ok := w.srv[full]; ok {
 		return "", found, nil
 	}
