@@ -102,6 +102,9 @@ type Config struct {
 	// Discovery fills the .well-known files; its client URL is BaseURL unless it names another.
 	Discovery Discovery
 
+	// Federation says whether the server talks with other servers: not by default.
+	Federation Federation
+
 	// Admins are user ids of administrators.
 	Admins []string
 
@@ -156,6 +159,7 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("in Admins: %w", err))
 		}
 	}
+	errs = append(errs, c.Federation.faults()...)
 	return errors.Join(errs...)
 }
 

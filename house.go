@@ -34,6 +34,7 @@ type house struct {
 	auth   *auth.Service
 	rooms  *rooms.Service
 	sync   *syncing.Service
+	peers  peers
 
 	client, federation, all http.Handler
 }
@@ -63,6 +64,9 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	if err := h.meet(cfg, server, key); err != nil {
+		return err
+	}
 	h.hub = notify.New(h.db.Published())
 	cache := roomstate.NewCache(h.db, h.hub, roomstate.Config{})
 	if h.typing, err = newTyping(cfg.Rand, cache, h.hub); err != nil {
@@ -76,7 +80,7 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if h.auth, err = newAuth(cfg, server, h); err != nil {
 		return err
 	}
-	h.route(cfg, federation.New(federation.Config{ServerName: server, Key: key, Version: Version, Now: cfg.Now}))
+	h.route(cfg, h.answering(cfg, server, key))
 	return h.auth.Start(ctx)
 }
 
@@ -123,8 +127,11 @@ func newTyping(random io.Reader, cache *roomstate.Cache, hub *notify.Hub) (*ephe
 func (h *house) route(cfg Config, fed *federation.Service) {
 	clients := slices.Concat(h.auth.Routes(), h.rooms.Routes(), h.sync.Routes(), push.New().Routes())
 	servers := fed.Routes()
+	if !cfg.Federation.Enabled {
+		servers = slices.DeleteFunc(servers, func(r httpapi.Route) bool { return r.Access == httpapi.Server })
+	}
 	shared := httpapi.Config{
-		Sessions: h.auth, Log: cfg.Logger, Limits: cfg.Limits, TrustedProxies: cfg.TrustedProxies,
+		Sessions: h.auth, Peers: fed, Log: cfg.Logger, Limits: cfg.Limits, TrustedProxies: cfg.TrustedProxies,
 		AllowQueryToken: !cfg.NoQueryTokens,
 	}
 	h.client = httpapi.NewRouter(shared, clients)
@@ -135,7 +142,7 @@ func (h *house) route(cfg Config, fed *federation.Service) {
 // close ends the parts in the opposite order.
 func (h *house) close(ctx context.Context) error {
 	h.typing.Close()
-	return errors.Join(h.auth.Close(ctx), h.db.Close())
+	return errors.Join(h.peers.part(ctx), h.auth.Close(ctx), h.db.Close())
 }
 
 // What mx_meta holds of the server itself.

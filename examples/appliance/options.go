@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
@@ -26,6 +27,8 @@ type options struct {
 	tlsCert, tlsKey, caCert               string
 	database, registration, sharedSecret  string
 	noRateLimits, privateNets, conformant bool
+
+	roots []*x509.Certificate // of caCert
 }
 
 // parse reads the flags; what is wrong with them, and how to do better, is also written to out.
@@ -36,7 +39,7 @@ func parse(args []string, out io.Writer) (*options, error) {
 	flags.StringVar(&o.serverName, "server-name", "localhost", "the `NAME` after ':' in user ids; it can never change")
 	flags.StringVar(&o.dataDir, "data-dir", "./data", "`FOLDER` of everything that is kept")
 	flags.StringVar(&o.clientAddr, "client-addr", "127.0.0.1:8008", "`ADDRESS` for clients, plain HTTP")
-	flags.StringVar(&o.federationAddr, "federation-addr", "", "`ADDRESS` for other servers; none if empty")
+	flags.StringVar(&o.federationAddr, "federation-addr", "", "`ADDRESS` for other servers; without it they are not talked to")
 	flags.StringVar(&o.tlsCert, "tls-cert", "", "certificate `FILE` of --federation-addr, which is plain HTTP without")
 	flags.StringVar(&o.tlsKey, "tls-key", "", "key `FILE` of --tls-cert")
 	flags.StringVar(&o.caCert, "ca-cert", "", "`FILE` with an extra root for requests to other servers")
@@ -72,22 +75,43 @@ func (o *options) check() error {
 	if o.caCert == "" {
 		return nil
 	}
-	pem, err := os.ReadFile(o.caCert)
-	if err == nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
-		err = errors.New("there is no certificate in it")
-	}
-	if err != nil {
+	var err error
+	if o.roots, err = certificates(o.caCert); err != nil {
 		return fmt.Errorf("--ca-cert: %w", err)
 	}
 	return nil
+}
+
+// certificates reads the certificates of a file in PEM form, of which there has to be one at least.
+func certificates(file string) (all []*x509.Certificate, err error) {
+	rest, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	for block := new(pem.Block); ; {
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, certificate)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("there is no certificate in it")
+	}
+	return all, nil
 }
 
 var modes = map[string]auth.RegistrationMode{
 	"open": homeserver.RegistrationOpen, "token": homeserver.RegistrationToken, "closed": homeserver.RegistrationClosed,
 }
 
-// config is what the flags mean. The server does not ask other servers for anything yet: --ca-cert and
-// --allow-private-networks change nothing until it does.
+// config is what the flags mean.
 func (o *options) config(log *slog.Logger) (homeserver.Config, error) {
 	engine, err := o.storage()
 	if err != nil {
@@ -100,7 +124,10 @@ func (o *options) config(log *slog.Logger) (homeserver.Config, error) {
 		Media:        media.Dir(filepath.Join(o.dataDir, "media")),
 		Registration: homeserver.Registration{Mode: modes[o.registration], SharedSecret: o.sharedSecret},
 		Limits:       homeserver.Limits{Off: o.noRateLimits},
-		Logger:       log,
+		Federation: homeserver.Federation{
+			Enabled: o.federationAddr != "", AllowPrivate: o.privateNets, ExtraRoots: o.roots,
+		},
+		Logger: log,
 	}
 	if o.conformant {
 		conform(&cfg)
@@ -115,6 +142,8 @@ func conform(cfg *homeserver.Config) {
 	cfg.Limits.Off = true
 	cfg.PasswordCost = auth.Cheap()
 	cfg.PublishByAnyone = true
+	cfg.Federation.Enabled = true
+	cfg.Federation.AllowPrivate = true
 	cfg.RoomVersion = "10" // the suites list creators in power levels, which version 12 refuses
 }
 

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"flag"
 	"io"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -61,6 +64,30 @@ func TestConformance(t *testing.T) {
 	require.Equal(t, "sesame", cfg.Registration.SharedSecret)
 	require.True(t, cfg.Limits.Off, "no rate limits")
 	require.True(t, cfg.PublishByAnyone, "everybody publishes rooms")
+	require.True(t, cfg.Federation.Enabled && cfg.Federation.AllowPrivate, "servers on this machine")
 	require.Equal(t, auth.Cheap(), cfg.PasswordCost)
 	require.Equal(t, "https://hs1", cfg.BaseURL)
+}
+
+// Without an address at which other servers reach this one, it does not talk to them.
+func TestFederation(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root.pem")
+	certificate := httptest.NewUnstartedServer(nil)
+	certificate.StartTLS()
+	defer certificate.Close()
+	block := &pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate().Raw}
+	require.NoError(t, os.WriteFile(root, pem.EncodeToMemory(block), 0o600))
+	federation := func(args ...string) homeserver.Federation {
+		o, err := parse(append(args, "--data-dir", t.TempDir()), io.Discard)
+		require.NoError(t, err)
+		cfg, err := o.config(nil)
+		require.NoError(t, err)
+		require.NoError(t, cfg.Storage.Close())
+		return cfg.Federation
+	}
+	require.Equal(t, homeserver.Federation{}, federation())
+	require.Equal(t, homeserver.Federation{Enabled: true}, federation("--federation-addr", "127.0.0.1:0"))
+	both := federation("--federation-addr", "127.0.0.1:0", "--ca-cert", root, "--allow-private-networks")
+	require.True(t, both.AllowPrivate)
+	require.Equal(t, []*x509.Certificate{certificate.Certificate()}, both.ExtraRoots)
 }
