@@ -157,7 +157,7 @@ type Stream struct {
 	Status int
 	Header http.Header
 
-	// Body must be closed. Reading it gives ErrTooLarge behind Request.MaxAnswer bytes, and ErrTooSlow when a read
+	// Body must be closed, which frees the connection. Reading it gives ErrTooLarge behind Request.MaxAnswer bytes, and ErrTooSlow when a read
 	// waits for 30 seconds and less than 16 KiB came meanwhile, or after 30 minutes. It is not checked in any way.
 	Body io.ReadCloser
 }
@@ -165,8 +165,8 @@ type Stream struct {
 // Do sends a request and returns the answer, which is JSON that every parser reads alike.
 //
 // A peer that refuses gives an *Error. Other errors are ErrBackingOff, at once and without any traffic, when the
-// destination failed lately; ErrTooLarge; ErrTooSlow after the time-out; ErrDenied; one of canonjson; or what the network
-// says. Redirects are not followed. A PUT may be sent a second time when a connection was closed meanwhile.
+// destination failed lately; ErrTooLarge; ErrTooSlow after the time-out; ErrDenied; ErrClosed; one of canonjson; the end
+// of ctx; or what the network says. Redirects are not followed. A PUT may be sent a second time when a connection was closed meanwhile.
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	r.MaxAnswer = cmp.Or(r.MaxAnswer, defaultMaxAnswer)
 	e, err := c.begin(ctx, r)

@@ -161,7 +161,7 @@ func (b *body) Read(p []byte) (int, error) {
 		p = p[:b.left+1]
 	}
 	n, err := b.paced(p)
-	if err != nil && err != io.EOF {
+	if err != nil { // EOF too: what was cut off must not look whole
 		err = b.e.cause(err)
 	}
 	if int64(n) > b.left {
