@@ -32,6 +32,7 @@ import (
 	"github.com/embedmatrix/homeserver/auth"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/inprocess"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/internal/roomversion"
 	"github.com/embedmatrix/homeserver/media"
@@ -282,5 +283,5 @@ func (s *Server) Mount(mux *http.ServeMux) {
 
 // HTTPClient returns a client whose requests go straight to the server, whatever their host, with no socket.
 func (s *Server) HTTPClient() *http.Client {
-	return &http.Client{Transport: inProcess{s}}
+	return &http.Client{Transport: inprocess.Transport{Handler: s}}
 }

@@ -93,7 +93,7 @@ func TestImports(t *testing.T) {
 		domain = core + "internal/* storage "
 	)
 	table := []struct{ packages, may string }{
-		{"internal/id internal/mxerr internal/canonjson internal/roomversion internal/notify", "internal/id internal/mxerr"},
+		{"internal/id internal/mxerr internal/canonjson internal/roomversion internal/notify internal/inprocess", "internal/id internal/mxerr"},
 		{"internal/signing internal/httpapi internal/token internal/filter", leaves},
 		{"internal/event", core},
 		{"internal/eventauth", core + "internal/event"},
@@ -113,9 +113,9 @@ func TestImports(t *testing.T) {
 		{"media/s3 media/mediatest", "media"},
 		{"auth/oidc auth/authtest", "auth"},
 		{"metrics/prom", "."},
-		{".", domain + "auth auth/e2ee rooms sync sync/push media federation federation/appservice"},
+		{".", domain + "auth auth/e2ee rooms sync sync/push media federation federation/wire federation/keyring federation/appservice"},
 		{"homeservertest/naive", core + "internal/event internal/eventauth"}, // what tests compare stateres with
-		{"homeservertest", ". auth storage storage/sqlite internal/id"},
+		{"homeservertest", ". auth storage storage/sqlite internal/inprocess federation/wire " + core + "internal/event internal/eventauth"},
 		{"examples/*", ". storage/sqlite storage/postgres media media/s3 auth auth/oidc metrics/prom"},
 	}
 	for _, p := range packages(t) {
@@ -167,7 +167,7 @@ func TestRootLinksNoDriver(t *testing.T) {
 type row struct {
 	pkg     *pkg
 	where   string
-	access  string // Public, OptionalToken, Authed, GuestOK
+	access  string // Public, OptionalToken, Authed, GuestOK, Server
 	method  string
 	path    string
 	also    []string // "METHOD /path"
@@ -440,6 +440,8 @@ func TestRowsAgreeWithTheSpecification(t *testing.T) {
 			want = []string{"Authed", "GuestOK"}
 		case o.auth == "none":
 			want = []string{"Public", "OptionalToken"}
+		case o.auth == "federation (X-Matrix)":
+			want = []string{"Server"}
 		default:
 			want = []string{"Public"}
 		}

@@ -1,4 +1,4 @@
-package homeserver
+package inprocess_test
 
 import (
 	"io"
@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/embedmatrix/homeserver/internal/inprocess"
 )
 
 // A handler that breaks its answer off costs the client the answer, and not the host its process.
-func TestInProcessPanic(t *testing.T) {
+func TestPanic(t *testing.T) {
 	for _, half := range []string{"", "half"} {
-		client := &http.Client{Transport: inProcess{http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		client := &http.Client{Transport: inprocess.Transport{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			if half != "" {
 				io.WriteString(w, half) //nolint:errcheck // a test reads it
 				w.(http.Flusher).Flush()

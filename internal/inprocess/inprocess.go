@@ -1,4 +1,5 @@
-package homeserver
+// Package inprocess hands HTTP requests to a handler of the same process, with no socket between.
+package inprocess
 
 import (
 	"bufio"
@@ -7,12 +8,12 @@ import (
 	"sync"
 )
 
-// inProcess is a transport that hands requests to a handler. The answer begins when the handler has written
+// Transport is an http.RoundTripper that hands requests to a handler. The answer begins when the handler has written
 // its header or ended, and its body streams.
-type inProcess struct{ handler http.Handler }
+type Transport struct{ Handler http.Handler }
 
-// RoundTrip serves one request in a goroutine that ends with the handler, which Server.Close awaits.
-func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+// RoundTrip serves one request in a goroutine that ends with the handler, whom the Handler's owner awaits.
+func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	reader, writer := io.Pipe()
 	a := &answer{header: http.Header{}, body: bufio.NewWriter(writer), begun: make(chan struct{})}
 	in := r.Clone(r.Context())
@@ -39,14 +40,14 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // serve serves one request and returns what broke the answer off, nil when it is whole. As with net/http a handler
 // that panics, be it with http.ErrAbortHandler, costs this answer and no more.
-func (t inProcess) serve(a *answer, r *http.Request) (broken error) {
+func (t Transport) serve(a *answer, r *http.Request) (broken error) {
 	defer func() {
 		if p := recover(); p != nil {
 			broken = io.ErrUnexpectedEOF
 			a.begin(http.StatusInternalServerError)
 		}
 	}()
-	t.handler.ServeHTTP(a, r)
+	t.Handler.ServeHTTP(a, r)
 	a.begin(http.StatusOK)
 	a.body.Flush() //nolint:errcheck // the reader has gone, which is its right
 	return nil
