@@ -80,7 +80,8 @@ func (r *room) add(t testing.TB, d draft) *event.Event {
 	}
 	e, err := event.ParseTrusted(r.rules, raw, eid, r.id)
 	require.NoError(t, err)
-	require.NotContains(t, r.at, eid, "two events are the same")
+	_, again := r.at[eid]
+	require.False(t, again, "two events are the same")
 	r.at[eid] = len(r.events)
 	r.events = append(r.events, e)
 	return e
