@@ -22,10 +22,10 @@ const (
 )
 
 // fetches is how many servers are asked at once for a cause, and waiting how many flights there may be, with those
-// that wait for their turn.
+// that wait for their turn: for events only, so that nobody else's flight keeps an event waiting.
 var (
-	fetches = [causes]int{64, 32, 32}
-	waiting = [causes]int{4096, 96, 96}
+	fetches = [causes]int{64, 48, 64}
+	waiting = [causes]int{4096, 48, 64}
 )
 
 // maxQueried is how many servers one request to a notary names.

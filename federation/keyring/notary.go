@@ -21,7 +21,7 @@ const notaryPatience = 8 * time.Second
 // sign as a notary. A server whose newest answer is not known, does not name a key that is needed, is over too soon or
 // is half over is asked again, if it was not lately. One of which nothing is known is left out, and so are we.
 //
-// It takes 8 seconds at most. Answers that came for this alone are not written to storage: whoever asks chooses the
+// It takes 8 seconds at most, and at most 64 servers are being asked at a time. Answers that came for this alone are not written to storage: whoever asks chooses the
 // servers, and there are as many as one likes.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#querying-keys-through-another-server
