@@ -29,3 +29,32 @@ CREATE TABLE mx_server_sets (
 	set_id  {intkey},
 	servers {blob} NOT NULL -- JSON: a sorted list of names
 );
+
+-- What a server told of a room in which this one is not: the stripped state of an invite or a knock.
+CREATE TABLE mx_stripped (
+	room    BIGINT NOT NULL,
+	user_id TEXT NOT NULL,
+	state   {blob} NOT NULL, -- JSON: a list of stripped state events, checked
+	PRIMARY KEY (room, user_id)
+) {clustered};
+
+-- Servers to which something was sent, and how far each is.
+CREATE TABLE mx_destinations (
+	server_name       TEXT PRIMARY KEY,
+	past              BIGINT NOT NULL, -- rows of mx_outgoing up to here were delivered, are in txn, or superseded by mx_catch_up
+	edus_past         BIGINT NOT NULL, -- likewise for rows of EDUs that must arrive
+	txn_id            TEXT NOT NULL,   -- of the transaction that may have been sent and was not answered; '' if there is none
+	txn               {blob},          -- JSON: what is in it
+	failing_since_ms  BIGINT NOT NULL, -- 0: the last attempt was answered
+	retry_at_ms       BIGINT NOT NULL,
+	retry_interval_ms BIGINT NOT NULL
+) {clustered};
+
+-- What a server gets first that was away for long: of each room the newest event that was for it.
+CREATE TABLE mx_catch_up (
+	server_name TEXT NOT NULL,
+	room        BIGINT NOT NULL,
+	at          BIGINT NOT NULL, -- as in mx_outgoing
+	pos         BIGINT NOT NULL,
+	PRIMARY KEY (server_name, room)
+) {clustered};
