@@ -16,7 +16,7 @@ type cause int
 
 const (
 	forEvents  cause = iota // it has signed something that a known peer sent
-	forRequest              // somebody says to be it
+	forRequest              // somebody says to be it, of whom nothing is known
 	forOthers               // another server asks us as a notary
 	causes
 )
@@ -43,6 +43,7 @@ type want struct {
 	base   *record
 	asked  []Request // what the answer should settle
 	await  bool      // somebody waits for it
+	heard  bool      // it seems to be there
 	cause  cause
 }
 
@@ -50,7 +51,7 @@ type want struct {
 func (w *want) add(q Request, need need) {
 	const maxAsked = 32
 	w.await = w.await || need == answer
-	if q.Heard {
+	if w.heard = w.heard || q.Heard; w.heard && len(w.base.keys) == 0 {
 		w.cause = forRequest
 	}
 	if need == answer && len(w.asked) < maxAsked {
@@ -87,11 +88,11 @@ func (r *Ring) launch(wanted map[id.ServerName]*want, now int64) map[id.ServerNa
 	for server, w := range wanted {
 		f := r.flights[server]
 		if f == nil {
-			if f = r.claimLocked(w, now); f != nil && !f.landed {
+			if f = r.claimLocked(w, now); !f.landed {
 				round = append(round, f)
 			}
 		}
-		if f != nil && w.await {
+		if w.await {
 			await[server] = f
 		}
 	}
@@ -120,18 +121,17 @@ func (r *Ring) forNotaries(f *flight) bool {
 	return len(r.notaries) > 0 && f.cause != forOthers && !r.notaries[f.server] && len(f.asked) > 0
 }
 
-// claimLocked makes the one flight to a server, or nil when the server is not to be asked now.
+// claimLocked makes the one flight to a server. It has landed already when the server is not to be asked now.
 func (r *Ring) claimLocked(w *want, now int64) *flight {
 	base := r.memory.get(w.server)
 	if base == nil {
 		base = w.base
 	}
-	if !base.mayAsk(now, w.cause == forRequest) {
-		return nil
-	}
 	f := &flight{want: *w, rec: base, done: make(chan struct{})}
 	f.base = base
 	switch {
+	case !base.mayAsk(now, w.heard):
+		return f.ground(base.cause)
 	case r.closed:
 		return f.ground(errClosed)
 	case r.flying[w.cause] >= waiting[w.cause]:

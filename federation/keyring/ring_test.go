@@ -291,6 +291,36 @@ func TestThousandsOfDeadServersEnd(t *testing.T) {
 	})
 }
 
+// TestForgedRequestsDelayNobodyWhoIsKnown: those who only say to be somebody use up their own fetches.
+func TestForgedRequestsDelayNobodyWhoIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		before, after := key(t, "1", 1), key(t, "2", 2)
+		w.says("peer", keysOf("peer", w.now.Add(time.Hour), before).signed(t, "peer", before))
+		w.says("new", keysOf("new", w.now.Add(time.Hour), before).signed(t, "new", before))
+		r := w.ring()
+		_, err := r.Key(t.Context(), "peer", before.ID, w.now)
+		require.NoError(t, err)
+		w.pass(time.Minute)
+		var forged []keyring.Request
+		for i := range 1000 {
+			server := id.ServerName(fmt.Sprintf("forged%d", i))
+			w.does(server, silent)
+			forged = append(forged, keyring.Request{Server: server, KeyID: before.ID, At: w.now, Heard: true})
+		}
+		var background sync.WaitGroup
+		background.Go(func() { r.Keys(t.Context(), forged) })
+		synctest.Wait()
+		start := time.Now()
+		w.says("peer", keysOf("peer", w.now.Add(time.Hour), after).signed(t, "peer", after))
+		for _, q := range []keyring.Request{{Server: "peer", KeyID: after.ID, At: w.now, Heard: true}, {Server: "new", KeyID: before.ID, At: w.now}} {
+			require.NoError(t, r.Keys(t.Context(), []keyring.Request{q})[0].Err)
+		}
+		require.Zero(t, time.Since(start))
+		background.Wait()
+	})
+}
+
 func TestContextEndsTheWait(t *testing.T) {
 	w := newWorld(t)
 	w.does("peer", silent)
