@@ -9,7 +9,6 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/server/{$}", s.getServerKey,
 			httpapi.Also("GET /_matrix/key/v2/server/{keyId}")),
 		httpapi.Handle(httpapi.Public, "POST /_matrix/key/v2/query", s.queryKeys, httpapi.RateLimited()),
-		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/query/{serverName}", s.queryServerKeys, httpapi.RateLimited(),
-			httpapi.Also("GET /_matrix/key/v2/query/{serverName}/{keyId}")),
+		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/query/{serverName}", s.queryServerKeys, httpapi.RateLimited()),
 	}
 }
