@@ -72,6 +72,30 @@ func (tx *Tx) EventsByID(events []id.EventID) ([]Event, error) {
 	return collect(tx, scanEvent, selectEventsByID, list(events))
 }
 
+const selectEventIDsAt = `
+	SELECT pos, event_id FROM mx_events WHERE pos IN (SELECT CAST(value AS BIGINT) FROM json_each($1))`
+
+// EventIDsAt returns the ids of the events with these positions; unknown ones are left out.
+func (tx *Tx) EventIDsAt(positions []Pos) (map[Pos]id.EventID, error) {
+	ids := make(map[Pos]id.EventID, len(positions))
+	err := each(tx, func(row *sql.Rows) error {
+		var pos Pos
+		var eventID id.EventID
+		err := row.Scan(&pos, &eventID)
+		ids[pos] = eventID
+		return err
+	}, selectEventIDsAt, list(positions))
+	return ids, err
+}
+
+const selectEventsBackwards = `
+	SELECT ` + eventColumns + ` FROM mx_events WHERE room = $1 AND ord < $2 ORDER BY ord DESC LIMIT $3`
+
+// EventsBackwards returns at most limit events of a room with a place before ord, newest first, whatever their flags.
+func (tx *Tx) EventsBackwards(room, ord int64, limit int) ([]Event, error) {
+	return collect(tx, scanEvent, selectEventsBackwards, room, ord, limit)
+}
+
 const updatePlaced = `
 	UPDATE mx_events SET ord = $2, before = $3, after = $4, now = $5, flags = $6 WHERE pos = $1`
 

@@ -61,6 +61,13 @@ func (tx *Tx) AuthGraph(room int64) ([]AuthNode, error) {
 	return collect(tx, scanAuth, selectAuth, room)
 }
 
+const selectAuthAfter = `SELECT pos, number, auth FROM mx_auth WHERE room = $1 AND pos > $2 ORDER BY pos`
+
+// AuthGraphAfter returns the nodes of a room's auth graph behind a position, in their order.
+func (tx *Tx) AuthGraphAfter(room int64, after Pos) ([]AuthNode, error) {
+	return collect(tx, scanAuth, selectAuthAfter, room, after)
+}
+
 const selectOldEvents = `SELECT ` + eventColumns + ` FROM mx_events WHERE room = $1 AND pos <= $2 ORDER BY pos`
 
 // EventsBeforeGraph returns those events of a room that were stored before there were auth graphs.

@@ -34,7 +34,9 @@ type Room struct {
 	stale atomic.Bool  // a write was refused, or it was evicted: load it again
 	pins  atomic.Int32 // writers and queued acts: not to be evicted; negative once it is
 
-	view atomic.Pointer[View]
+	view   atomic.Pointer[View]
+	chains chains // the auth graph as readers have it
+
 	// tail is about what the events of the view's tail hold in memory, base what everything else does.
 	tail, base atomic.Int64
 
