@@ -100,35 +100,35 @@ func also(a *storage.Act, do func(tx *storage.Tx, first storage.Pos) error) {
 
 // build makes the event of a draft on the room's head.
 func (s *Service) build(w *roomstate.Writer, d Draft) (*event.Event, error) {
-	draft, err := s.onHead(w, d)
-	if err != nil {
-		return nil, err
+	extremities := w.Extremities()
+	ev, err := s.buildOn(extremities[max(0, len(extremities)-maxPrevEvents):], w, w.Rules, d)
+	if fault := w.Err(); fault != nil {
+		return nil, fault
 	}
-	return event.Build(draft, s.ServerName, s.Key)
+	return ev, err
 }
 
-// onHead gives a draft its place in the graph: behind the room's head.
-func (s *Service) onHead(w *roomstate.Writer, d Draft) (event.Draft, error) {
+// buildOn makes the event of a draft that follows some events, which leave a state together.
+func (s *Service) buildOn(prev []roomstate.Extremity, state eventauth.State, rules *roomversion.Rules, d Draft) (*event.Event, error) {
 	draft := event.Draft{
 		Room: d.Room, Sender: d.Sender, Type: d.Type, StateKey: d.StateKey, Content: d.Content,
-		OriginServerTS: s.Now().UnixMilli(), Redacts: d.Redacts, Rules: w.Rules,
+		OriginServerTS: s.Now().UnixMilli(), Redacts: d.Redacts, Rules: rules,
 	}
-	extremities := w.Extremities()
-	for _, x := range extremities[max(0, len(extremities)-maxPrevEvents):] {
+	for _, x := range prev {
 		draft.PrevEvents = append(draft.PrevEvents, x.ID)
 		draft.Depth = max(draft.Depth, x.Depth)
 		name(&draft.PrevHashes, x.ID, x.Hash)
 	}
 	draft.Depth = min(draft.Depth+1, event.MaxDepth)
 	for _, key := range eventauth.Needed(draft) {
-		if a := w.Event(key.Type, key.StateKey); a != nil {
+		if a := state.Event(key.Type, key.StateKey); a != nil {
 			draft.AuthEvents = append(draft.AuthEvents, a.ID)
 			if err := nameHash(&draft.AuthHashes, a); err != nil {
-				return draft, err
+				return nil, err
 			}
 		}
 	}
-	return draft, w.Err()
+	return event.Build(draft, s.ServerName, s.Key)
 }
 
 func name(hashes *map[id.EventID]string, eventID id.EventID, hash string) {

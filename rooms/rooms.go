@@ -37,6 +37,9 @@ type Config struct {
 	// PublishByAnyone lets every local user put aliases and rooms in the directory without a right in the room.
 	PublishByAnyone bool
 
+	// Remote asks other servers and checks what they have signed; nil: this server does not federate.
+	Remote Remote
+
 	Log *slog.Logger // nil discards
 }
 
@@ -45,6 +48,8 @@ type Config struct {
 type Service struct {
 	Config
 	lastCreated atomic.Int64 // the stamp of the latest m.room.create, in milliseconds
+	lanes       lanes        // who asks other servers about a room
+	early       early        // redactions that came before their targets, and are on their way to storage
 }
 
 // New returns a Service. It starts nothing.

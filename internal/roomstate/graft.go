@@ -27,6 +27,7 @@ type Graft struct {
 	Stored     *Event      // the event as it is stored already, as an outlier; nil for a new one
 	Ord        int64       // the place of an event of the past in the room's history; 0 for one that arrives now
 	Anew       bool        // the room begins here for this server: what it thought the head was counts no more
+	Hidden     bool        // with Flags 0: it is accepted and on the head all the same
 	Relay      bool        // it is sent on to the other servers of the room, but for NotTo
 	Awaits     id.EventID  // the event that a redaction would redact, while it is not here
 	RedactedBy storage.Pos // the redaction that came before the event, which is given in its redacted form
@@ -43,7 +44,7 @@ type grafted struct {
 
 // accepted reports whether the event becomes the newest of the room's head.
 func (g *Graft) accepted() bool {
-	return g.Flags == storage.InTimeline && g.Ord == 0 && g.Before != nil
+	return (g.Flags == storage.InTimeline || g.Flags == 0 && g.Hidden) && g.Ord == 0 && g.Before != nil
 }
 
 // Receive puts a checked event into the room in an act of its own and returns the Writer of what follows; the lock
