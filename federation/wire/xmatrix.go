@@ -177,6 +177,10 @@ func appendParam(dst []byte, name, value string) []byte {
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#request-authentication
 func SigningObject(method, uri string, origin, destination id.ServerName, content []byte) ([]byte, error) {
+	return signingObject(canonjson.Append, method, uri, origin, destination, content)
+}
+
+func signingObject(canonical func(dst, data []byte) ([]byte, error), method, uri string, origin, destination id.ServerName, content []byte) ([]byte, error) {
 	if !utf8.ValidString(method) || !utf8.ValidString(uri) {
 		return nil, fmt.Errorf("request to sign: method or target: %w", canonjson.ErrSyntax)
 	}
@@ -185,7 +189,7 @@ func SigningObject(method, uri string, origin, destination id.ServerName, conten
 	if len(content) > 0 {
 		var err error
 		dst = append(dst, `"content":`...)
-		if dst, err = canonjson.Append(dst, content); err != nil {
+		if dst, err = canonical(dst, content); err != nil {
 			return nil, fmt.Errorf("request to sign: content: %w", err)
 		}
 		dst = append(dst, ',')
@@ -209,6 +213,9 @@ func Sign(key signing.Key, method, uri string, origin, destination id.ServerName
 // Verify returns nil when c proves that c.Origin, whose key c.KeyID is pub, sent this request to the server own.
 // The uri is the request target as it was received, undecoded; content is the body as it was received.
 //
+// The body may be JSON that canonjson.AppendLoose takes: one bad event in a transaction must not refuse the others with
+// it. Who reads the body decides what is too much.
+//
 // An error is mxerr.Unauthorized, or one of canonjson when the body is not JSON that could have been signed.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#request-authentication
@@ -218,7 +225,7 @@ func Verify(c Credentials, own id.ServerName, method, uri string, content []byte
 	if c.Destination != "" && c.Destination != own {
 		return mxerr.Unauthorized.With("the request was signed for another server")
 	}
-	object, err := SigningObject(method, uri, c.Origin, own, content)
+	object, err := signingObject(canonjson.AppendLoose, method, uri, c.Origin, own, content)
 	if err != nil {
 		return err
 	}

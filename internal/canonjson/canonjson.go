@@ -19,6 +19,9 @@ const MaxDepth = 100
 // MaxInteger is the largest integer of canonical JSON, and -MaxInteger the smallest.
 const MaxInteger = 1<<53 - 1
 
+// looseDepth is MaxDepth of AppendLoose: that of encoding/json.
+const looseDepth = 10_000
+
 // maxInput bounds the input so that offsets fit in 32 bits.
 const maxInput = 1 << 28
 
@@ -56,6 +59,17 @@ func AppendStrict(dst, data []byte) ([]byte, error) {
 	return appendCanonical(dst, data, true)
 }
 
+// AppendLoose is Append for what somebody else has signed as a whole and that is taken apart before any of it is
+// believed. It lets pass what Append refuses but for ErrSyntax: nesting up to 10,000 levels; keys that occur twice, in
+// their order; bytes that are no UTF-8, and escaped halves of surrogate pairs, as they stand.
+func AppendLoose(dst, data []byte) ([]byte, error) {
+	w := writer{data: data, loose: true, out: dst, base: len(dst)}
+	if err := w.run(); err != nil {
+		return dst, err
+	}
+	return w.out, nil
+}
+
 func appendCanonical(dst, data []byte, strict bool) ([]byte, error) {
 	w := writer{data: data, strict: strict, out: dst, base: len(dst)}
 	if err := w.run(); err != nil {
@@ -71,6 +85,7 @@ type writer struct {
 	pos     int // next byte to read
 	flushed int // data[flushed:pos] is canonical and not yet in out
 	strict  bool
+	loose   bool // see AppendLoose
 	discard bool // only check
 	out     []byte
 	base    int // where our output begins in out
@@ -116,7 +131,7 @@ func (w *writer) run() error {
 	if len(w.data) > maxInput {
 		return w.fail(ErrSyntax, "too long")
 	}
-	if !utf8.Valid(w.data) {
+	if !w.loose && !utf8.Valid(w.data) {
 		return w.fail(ErrSyntax, "invalid UTF-8")
 	}
 	w.space()
@@ -153,6 +168,10 @@ func (w *writer) value(depth int) error {
 	return w.number()
 }
 
+func (w *writer) tooDeep(depth int) bool {
+	return depth > looseDepth || depth > MaxDepth && !w.loose
+}
+
 func (w *writer) literal(s string) error {
 	if len(w.data)-w.pos < len(s) || string(w.data[w.pos:w.pos+len(s)]) != s {
 		return w.fail(ErrSyntax, "unknown word")
@@ -162,7 +181,7 @@ func (w *writer) literal(s string) error {
 }
 
 func (w *writer) array(depth int) error {
-	if depth > MaxDepth {
+	if w.tooDeep(depth) {
 		return w.fail(ErrDepth, "")
 	}
 	w.pos++
@@ -186,7 +205,7 @@ func (w *writer) array(depth int) error {
 }
 
 func (w *writer) object(depth int) error {
-	if depth > MaxDepth {
+	if w.tooDeep(depth) {
 		return w.fail(ErrDepth, "")
 	}
 	w.pos++
@@ -234,10 +253,10 @@ func (w *writer) key(first int, sorted *bool) error {
 	m.keyTo = uint32(w.pos - 1)
 	if n := w.members.n; n > first {
 		order := w.compare(w.members.from(n - 1)[0], m)
-		if order == 0 {
+		if order == 0 && !w.loose {
 			return w.fail(ErrDuplicateKey, "")
 		}
-		*sorted = *sorted && order < 0
+		*sorted = *sorted && order <= 0
 	}
 	w.members.push(m)
 	w.space()

@@ -238,3 +238,25 @@ func wantSameMeaning(t *testing.T, in, out []byte) {
 	require.NoError(t, json.Unmarshal(out, &after))
 	require.Equal(t, before, after, "%q and %q mean the same", in, out)
 }
+
+// What somebody else has signed keeps what no two parsers would read alike.
+func TestAppendLoose(t *testing.T) {
+	deep := strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000)
+	for _, tt := range []struct{ name, in, want string }{
+		{"sorted", `{"b": 1, "a": 1.5}`, `{"a":1.5,"b":1}`},
+		{"a key twice", `{"b":1,"a":2,"b":0}`, `{"a":2,"b":1,"b":0}`},
+		{"no UTF-8", "{\"b\":\"\xff\",\"a\":0}", "{\"a\":0,\"b\":\"\xff\"}"},
+		{"half a pair", `{"b":"\ud800","a":"\u0041"}`, `{"a":"A","b":"\ud800"}`},
+		{"deep", deep, deep},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := canonjson.AppendLoose(nil, []byte(tt.in))
+			require.NoError(t, err)
+			require.Equal(t, tt.want, string(got))
+		})
+	}
+	for _, in := range []string{"", `{"a":1}x`, `{"a":"\u12"}`, strings.Repeat("[", 10_001)} {
+		_, err := canonjson.AppendLoose(nil, []byte(in))
+		require.Error(t, err, "%.20q", in)
+	}
+}

@@ -53,6 +53,10 @@ func (w *writer) text() (escaped bool, err error) {
 // escape reads one escape sequence and replaces it when it is not the shortest form.
 func (w *writer) escape() error {
 	r, n := unescape(w.data[w.pos:])
+	if n == 0 && w.loose && hex4(w.data[w.pos:]) >= 0 {
+		w.pos += 6 // half of a surrogate pair
+		return nil
+	}
 	if n == 0 {
 		return w.fail(ErrSyntax, "bad escape")
 	}

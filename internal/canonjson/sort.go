@@ -11,8 +11,8 @@ func (w *writer) sort(first int) error {
 	w.flushBeforeBrace()
 	members := w.members.from(first)
 	begin := members[0].from
-	slices.SortFunc(members, w.compare)
-	for i := 1; i < len(members); i++ {
+	slices.SortStableFunc(members, w.compare)
+	for i := 1; i < len(members) && !w.loose; i++ {
 		if w.compare(members[i-1], members[i]) == 0 {
 			return w.fail(ErrDuplicateKey, "")
 		}
