@@ -58,3 +58,23 @@ CREATE TABLE mx_catch_up (
 	pos         BIGINT NOT NULL,
 	PRIMARY KEY (server_name, room)
 ) {clustered};
+
+-- The answers to transactions of other servers, for a day: one that is sent again is answered alike.
+CREATE TABLE mx_received_txns (
+	txn_hash {blob} PRIMARY KEY, -- SHA-256 of origin, a zero byte and the transaction id
+	answer   {blob} NOT NULL,
+	at_ms    BIGINT NOT NULL
+) {clustered};
+CREATE INDEX mx_received_txns_age ON mx_received_txns (at_ms);
+
+-- The events of rooms that were asked for by time, up to some position of each: filled when somebody asks.
+CREATE TABLE mx_times (
+	room BIGINT NOT NULL,
+	ts   BIGINT NOT NULL, -- origin_server_ts
+	pos  BIGINT NOT NULL,
+	PRIMARY KEY (room, ts, pos)
+) {clustered};
+CREATE TABLE mx_timed (
+	room  {intkey},
+	up_to BIGINT NOT NULL -- position of the newest event in mx_times
+);
