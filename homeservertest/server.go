@@ -106,15 +106,28 @@ func (s *Server) Restart() {
 	s.start()
 }
 
+// Name is the server's name.
+func (s *Server) Name() string { return s.cfg.ServerName }
+
 // ServeHTTP serves the homeserver, or an answer planted by FailNext.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if f, ok := s.fault(r); ok {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(f.status)
-		io.WriteString(w, `{"errcode":"`+f.errcode+`","error":"planted by the test"}`) //nolint:errcheck // a test reads it
+	s.serve(s.Homeserver(), w, r)
+}
+
+// federate serves what other servers ask, or an answer planted by FailNext.
+func (s *Server) federate(w http.ResponseWriter, r *http.Request) {
+	s.serve(s.Homeserver().FederationHandler(), w, r)
+}
+
+func (s *Server) serve(handler http.Handler, w http.ResponseWriter, r *http.Request) {
+	f, ok := s.fault(r)
+	if !ok {
+		handler.ServeHTTP(w, r)
 		return
 	}
-	s.Homeserver().ServeHTTP(w, r)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(f.status)
+	io.WriteString(w, `{"errcode":"`+f.errcode+`","error":"planted by the test"}`) //nolint:errcheck // a test reads it
 }
 
 // FailNext answers the next request that matches with an error, instead of serving it.

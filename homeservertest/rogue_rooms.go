@@ -1,0 +1,189 @@
+package homeservertest
+
+import (
+	"encoding/json"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
+
+	"github.com/embedmatrix/homeserver/internal/roomversion"
+)
+
+// CreateRoom makes a public room of a version, whose creator is in it.
+func (r *Rogue) CreateRoom(version, creator string) *RogueRoom {
+	r.network.t.Helper()
+	rules, ok := roomversion.Get(version)
+	require.True(r.network.t, ok, "room version %q", version)
+	room := &RogueRoom{Version: version, rogue: r, rules: rules}
+	create := Fields{"room_version": version}
+	if rules.CreatorInContent {
+		create["creator"] = creator
+	}
+	if !rules.RoomIDIsCreateHash {
+		room.ID = "!" + strings.TrimPrefix(version, "org.") + "room" + creator[strings.Index(creator, ":"):]
+	}
+	first := room.Extend(Draft{Type: "m.room.create", Sender: creator, StateKey: Key(""), Content: create})
+	if rules.RoomIDIsCreateHash {
+		room.ID = "!" + first.ID[1:]
+	}
+	room.Extend(Draft{Type: "m.room.member", Sender: creator, StateKey: &creator, Content: Fields{"membership": "join"}})
+	users := Fields{creator: 100}
+	if rules.PrivilegedCreators {
+		users = Fields{}
+	}
+	room.Extend(Draft{Type: "m.room.power_levels", Sender: creator, StateKey: Key(""), Content: Fields{"users": users}})
+	room.Extend(Draft{Type: "m.room.join_rules", Sender: creator, StateKey: Key(""), Content: Fields{"join_rule": "public"}})
+	r.keep(room)
+	return room
+}
+
+func (r *Rogue) keep(room *RogueRoom) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rooms[room.ID] = room
+}
+
+// Room is a room that the rogue has made or joined; nil when it has not.
+func (r *Rogue) Room(roomID string) *RogueRoom {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rooms[roomID]
+}
+
+// Join lets a user of the rogue join a room by way of a server that is in it, which has to allow it.
+//
+// Spec: https://spec.matrix.org/latest/server-server-api/#joining-rooms
+func (r *Rogue) Join(via Peer, roomID, user string) *RogueRoom {
+	r.network.t.Helper()
+	query := url.Values{"ver": roomversion.All()}
+	made := r.Do(via, "GET", federation("v1", "make_join", roomID, user)+"?"+query.Encode(), nil).WantOK()
+	version := made.Get("room_version").String()
+	if !made.Get("room_version").Exists() {
+		version = "1"
+	}
+	join := r.completed(version, made.Get("event"))
+	sent := r.Do(via, "PUT", federation("v2", "send_join", roomID, join.ID), join.JSON).WantOK()
+	if signed := sent.Get("event"); signed.Exists() {
+		join.JSON = []byte(signed.Raw)
+	}
+	return r.enter(roomID, version, join, sent)
+}
+
+// completed makes the event of a template.
+func (r *Rogue) completed(version string, template gjson.Result) PDU {
+	r.network.t.Helper()
+	room := &RogueRoom{rogue: r, Version: version}
+	room.rules, _ = roomversion.Get(version)
+	require.NotNil(r.network.t, room.rules, "room version %q", version)
+	fields := fieldsOf(r.network.t, []byte(template.Raw))
+	maps.Copy(fields, room.stamps())
+	return r.Sign(version, fields, nil)
+}
+
+// enter makes the room of an answer to send_join.
+func (r *Rogue) enter(roomID, version string, join PDU, sent *Response) *RogueRoom {
+	rules, _ := roomversion.Get(version)
+	room := &RogueRoom{ID: roomID, Version: version, rogue: r, rules: rules}
+	state := map[place]string{}
+	for _, list := range []string{"auth_chain", "state"} {
+		for _, e := range sent.Get(list).Array() {
+			p := identified(r.network.t, rules, []byte(e.Raw))
+			room.addLocked(p, map[place]string{})
+			if list == "state" {
+				state[place{p.Get("type").String(), p.Get("state_key").String()}] = p.ID
+			}
+		}
+	}
+	room.addLocked(join, state)
+	room.heads = []string{join.ID}
+	r.keep(room)
+	return room
+}
+
+// federation joins escaped segments below /_matrix/federation.
+func federation(segments ...string) string {
+	p := "/_matrix/federation"
+	for _, s := range segments {
+		p += "/" + url.PathEscape(s)
+	}
+	return p
+}
+
+// take lets the rogue know of the events of a transaction that are in its rooms.
+func (r *Rogue) take(pdus []gjson.Result) {
+	for _, raw := range pdus {
+		roomID := raw.Get("room_id").String()
+		if room := r.Room(roomID); room != nil {
+			room.Add(identified(r.network.t, room.rules, []byte(raw.Raw)))
+		}
+	}
+}
+
+// authChain are the auth events of some events, theirs and so on, in the order in which they came.
+func (room *RogueRoom) authChain(ids []string) []*knownEvent {
+	found := map[string]bool{}
+	for todo := slices.Clone(ids); len(todo) > 0; todo = todo[1:] {
+		e := room.find(todo[0])
+		if e == nil {
+			continue
+		}
+		for _, auth := range idsOf(e.Get("auth_events")) {
+			if !found[auth] {
+				found[auth] = true
+				todo = append(todo, auth)
+			}
+		}
+	}
+	return room.chosen(func(e *knownEvent) bool { return found[e.ID] })
+}
+
+// chosen are those events that a function takes, in the order in which they came.
+func (room *RogueRoom) chosen(take func(*knownEvent) bool) (list []*knownEvent) {
+	for _, e := range room.events {
+		if take(e) {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// stateBefore are the events of the state before an event.
+func (room *RogueRoom) stateBefore(e *knownEvent) []*knownEvent {
+	ids := slices.Collect(maps.Values(e.before))
+	return room.chosen(func(e *knownEvent) bool { return slices.Contains(ids, e.ID) })
+}
+
+// backwards are events and what came before them, at most limit, newest first.
+func (room *RogueRoom) backwards(from, until []string, limit int) (list []*knownEvent) {
+	found := map[string]bool{}
+	for todo := slices.Clone(from); len(todo) > 0 && len(list) < limit; todo = todo[1:] {
+		e := room.find(todo[0])
+		if e == nil || found[e.ID] || slices.Contains(until, e.ID) {
+			continue
+		}
+		found[e.ID] = true
+		list = append(list, e)
+		todo = append(todo, idsOf(e.Get("prev_events"))...)
+	}
+	return list
+}
+
+func jsonOf(list []*knownEvent) []json.RawMessage {
+	all := make([]json.RawMessage, len(list))
+	for i, e := range list {
+		all[i] = e.JSON
+	}
+	return all
+}
+
+func eventIDsOf(list []*knownEvent) []string {
+	all := make([]string, len(list))
+	for i, e := range list {
+		all[i] = e.ID
+	}
+	return all
+}
