@@ -4,12 +4,17 @@
 package federation
 
 import (
+	"context"
 	"crypto/ed25519"
+	"encoding/json"
+	"log/slog"
 	"time"
 
 	"github.com/embedmatrix/homeserver/federation/keyring"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/signing"
+	"github.com/embedmatrix/homeserver/rooms"
+	"github.com/embedmatrix/homeserver/storage"
 )
 
 // Config is what the Service needs to know.
@@ -20,6 +25,18 @@ type Config struct {
 	Software   string      // the name in /version; "embedmatrix" if empty
 	Version    string      // of the software
 	Now        func() time.Time
+
+	// Rooms are asked and told about rooms, and Receiver takes the events of transactions: Rooms if nil. DB remembers
+	// how transactions were answered. They are needed for whatever only other servers may ask.
+	Rooms    *rooms.Service
+	Receiver Receiver
+	DB       *storage.DB
+
+	// EDUs takes the ephemeral data units of transactions by their type; those of other types are passed over. An error
+	// is logged and concerns nobody else.
+	EDUs map[string]func(ctx context.Context, origin id.ServerName, content json.RawMessage) error
+
+	Log *slog.Logger // nil discards
 
 	// Ring finds the keys of other servers. Nil: there are no others, and nobody's request is accepted.
 	Ring *keyring.Ring
@@ -39,9 +56,12 @@ type OldKey struct {
 }
 
 // Service answers other servers.
-type Service struct{ cfg Config }
+type Service struct {
+	cfg   Config
+	inbox *inbox
+}
 
-// New returns the service. It starts nothing and does no I/O.
+// New returns the service. It does no I/O and starts nothing before a request comes; Close ends it.
 func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -49,5 +69,15 @@ func New(cfg Config) *Service {
 	if cfg.Software == "" {
 		cfg.Software = "embedmatrix"
 	}
-	return &Service{cfg: cfg}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Receiver == nil {
+		cfg.Receiver = cfg.Rooms
+	}
+	return &Service{cfg: cfg, inbox: newInbox(cfg)}
 }
+
+// Close breaks off the transactions that are being handled, and returns when the last has ended. Their senders are
+// told that this server failed, and send them again.
+func (s *Service) Close() { s.inbox.close() }

@@ -10,5 +10,6 @@ func (s *Service) Routes() []httpapi.Route {
 			httpapi.Also("GET /_matrix/key/v2/server/{keyId}")),
 		httpapi.Handle(httpapi.Public, "POST /_matrix/key/v2/query", s.queryKeys, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/query/{serverName}", s.queryServerKeys, httpapi.RateLimited()),
+		httpapi.HandleRaw(httpapi.Server, "PUT /_matrix/federation/v1/send/{txnId}", s.sendTransaction, httpapi.MaxBody(maxTransaction)),
 	}
 }
