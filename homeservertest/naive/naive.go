@@ -2,7 +2,7 @@
 // auth chains walked to their end, nothing kept, nothing clever. It is slow and is what the tests compare the
 // server's own state resolution with; nothing but tests imports it.
 //
-// In one point it follows the servers in use and not the text: see chainOf.
+// In two points it follows the servers in use and not the text: see chainOf and Difference.
 //
 // Spec: https://spec.matrix.org/latest/rooms/v1/#state-resolution,
 // https://spec.matrix.org/latest/rooms/v2/#state-resolution, https://spec.matrix.org/latest/rooms/v12/#state-resolution
@@ -84,6 +84,8 @@ func Chain(eid id.EventID, events Events) Set {
 
 // Difference is the auth difference: "calculating the full auth chain for each state Si, that is the union of
 // the auth chains for each event in Si, and then taking every event that doesn't appear in every auth chain".
+// Without those that all states have: to the servers in use the events of Si belong to its full auth chain. (It
+// makes no difference for the conflicted ones, which are in the full conflicted set anyhow.)
 func Difference(sets []State, events Events) Set {
 	var chains []Set
 	for _, s := range sets {
@@ -97,6 +99,10 @@ func Difference(sets []State, events Events) Set {
 	maps.DeleteFunc(difference, func(eid id.EventID, _ bool) bool {
 		return !slices.ContainsFunc(chains, func(c Set) bool { return !c[eid] })
 	})
+	unconflicted, _ := Split(sets)
+	for _, eid := range unconflicted {
+		delete(difference, eid)
+	}
 	return difference
 }
 

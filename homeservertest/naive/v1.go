@@ -84,7 +84,8 @@ func (r *room) auth(state State, key eventauth.Key, list []*event.Event) *event.
 }
 
 // deepest: "just pick the event with the highest depth and lowest sha1(event_id) that passes authentication in
-// R and add it to R".
+// R and add it to R". Of events that all fail, the one with the least depth: the specification is silent there, and
+// the servers in use do so.
 func (r *room) deepest(state State, _ eventauth.Key, list []*event.Event) *event.Event {
 	slices.Reverse(list)
 	for _, e := range list {
@@ -92,5 +93,5 @@ func (r *room) deepest(state State, _ eventauth.Key, list []*event.Event) *event
 			return e
 		}
 	}
-	return nil
+	return list[len(list)-1]
 }

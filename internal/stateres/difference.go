@@ -6,6 +6,10 @@ import "slices"
 // the auth difference is ∪ Ci − ∩ Ci", where the full auth chain of a state is "the union of the auth chains
 // for each event" in it. An event is not in its own auth chain.
 //
+// An unconflicted event is never in the difference, although the text would have it there when it is in the
+// chain of some states only: the servers in use count the events of a state as part of its full auth chain, and
+// with one more event in between others the resolved state can be another.
+//
 // sets[i] are the conflicted events of state i, those in which it differs from the others; it may be empty.
 // unconflicted reports whether the event at a position is in the part that all states have in common: what is
 // in its chain is in the chains of all.
@@ -24,11 +28,11 @@ func (g *Graph) Difference(sets [][]int64, unconflicted func(pos int64) bool) []
 		if !p.isFull(c) && p.isCommon(at) {
 			p.fill(c)
 		}
-		if !p.isFull(c) {
-			difference = append(difference, g.nodes[at].pos)
-		}
 		if unconflicted(g.nodes[at].pos) {
 			p.fill(c)
+		}
+		if !p.isFull(c) {
+			difference = append(difference, g.nodes[at].pos)
 		}
 		p.paintAuth(at, c)
 	}

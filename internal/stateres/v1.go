@@ -139,12 +139,13 @@ func (s *stateV1) lastAllowed(events []candidateV1) *event.Event {
 }
 
 // deepestAllowed picks "the event with the highest depth and lowest sha1(event_id) that passes authentication
-// in R"; none if no event does.
+// in R". Of events that all fail, on which the specification is silent, it picks the one with the least depth, as
+// the servers in use do.
 func (s *stateV1) deepestAllowed(events []candidateV1) *event.Event {
 	for _, c := range slices.Backward(events) {
 		if eventauth.Check(c.e, s) == nil {
 			return c.e
 		}
 	}
-	return nil
+	return events[0].e
 }
