@@ -131,3 +131,14 @@ func (r *Room) Past(ctx context.Context, ord int64, limit int) ([]*Event, error)
 		return tx.EventsBackwards(r.Num, ord, limit)
 	})
 }
+
+// EventsNear returns at most limit timeline events whose origin_server_ts is ts or later, the earliest first, or with
+// backwards ts or earlier, the latest first, without the first few. It knows what storage has noted the times of.
+func (r *Room) EventsNear(ctx context.Context, ts int64, backwards bool, limit, skip int) ([]*Event, error) {
+	return r.history(ctx, func(tx *storage.Tx) ([]storage.Event, error) {
+		if backwards {
+			return tx.EventsUntil(r.Num, ts, limit, skip)
+		}
+		return tx.EventsFrom(r.Num, ts, limit, skip)
+	})
+}
