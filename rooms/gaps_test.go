@@ -355,7 +355,9 @@ func TestPastIsChecked(t *testing.T) {
 	}
 	require.Equal(t, make([]error, 20), f.receive(fan...))
 	last := f.peer.after(mal, "last", fan...)
-	wide := signed22(t, f, append(ids(fan...), base[0], f.room.View().Tail[0].ID))
+	list, err := json.Marshal(append(ids(fan...), base[0], f.room.View().Tail[0].ID))
+	require.NoError(t, err)
+	wide := signed(t, f, forge(t, f.peer.message(mal, "wide"), func(m map[string]json.RawMessage) { m["prev_events"] = list }))
 	require.Error(t, f.deliverRaw(wide), "21 are refused elsewhere")
 	bad := f.peer.after(eve, "never here", fan[0])
 	errs := f.ReceivePast(context.Background(), "peer.test", f.room.ID, append(raws(last, bad), wide, json.RawMessage(`{}`)), 1<<40)
@@ -364,19 +366,4 @@ func TestPastIsChecked(t *testing.T) {
 	require.NoError(t, errs[2])
 	require.Error(t, errs[3])
 	require.Equal(t, storage.Rejected, f.flags(bad))
-}
-
-// signed22 is an event with more predecessors than may be, hashed and signed.
-func signed22(t *testing.T, f *federated, prev []id.EventID) json.RawMessage {
-	t.Helper()
-	raw := forge(t, f.peer.message(mal, "wide"), func(m map[string]json.RawMessage) {
-		list, err := json.Marshal(prev)
-		require.NoError(t, err)
-		m["prev_events"] = list
-	})
-	ev, err := event.ParseBackfilled(f.room.Rules, raw)
-	require.NoError(t, err)
-	ev, err = ev.Sign("peer.test", f.peer.key)
-	require.NoError(t, err)
-	return json.RawMessage(ev.JSON)
 }

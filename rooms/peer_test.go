@@ -208,6 +208,40 @@ func (f *federated) alive() {
 	ev := f.peer.message(mal, "me too")
 	require.NoError(f.t, f.deliver(ev))
 	require.Contains(f.t, f.timeline(), ev.ID)
+	f.sameFromStorage()
+}
+
+// sameFromStorage proves that what is in memory is what another process would read.
+func (f *federated) sameFromStorage() {
+	f.t.Helper()
+	ctx := context.Background()
+	fresh, err := roomstate.NewCache(f.DB, notify.New(0), roomstate.Config{}).Room(ctx, f.room.ID)
+	require.NoError(f.t, err)
+	memory, stored := map[roomstate.Key]storage.Pos{}, map[roomstate.Key]storage.Pos{}
+	require.NoError(f.t, f.room.StateKeys(ctx, f.room.View().State, func(k roomstate.Key, pos storage.Pos) { memory[k] = pos }))
+	require.NoError(f.t, fresh.StateKeys(ctx, fresh.View().State, func(k roomstate.Key, pos storage.Pos) { stored[k] = pos }))
+	require.Equal(f.t, memory, stored)
+	require.Equal(f.t, members(f.room), members(fresh))
+	for k, pos := range memory {
+		if k.Type == "m.room.member" {
+			e, err := f.room.EventAt(ctx, pos)
+			require.NoError(f.t, err)
+			require.Equal(f.t, e.Membership(), members(f.room)[id.UserID(k.StateKey)], k.StateKey)
+		}
+	}
+	for _, e := range f.room.View().Tail {
+		same, err := fresh.EventAt(ctx, e.Pos)
+		require.NoError(f.t, err)
+		require.Equal(f.t, string(e.JSON), string(same.JSON))
+		require.Equal(f.t, e.RedactedBy, same.RedactedBy)
+		require.Equal(f.t, [4]int64{e.Ord, e.Before, e.After, e.Now}, [4]int64{same.Ord, same.Before, same.After, same.Now})
+	}
+}
+
+func members(r *roomstate.Room) map[id.UserID]string {
+	list := map[id.UserID]string{}
+	r.Members(func(m roomstate.Member) bool { list[m.User] = m.Membership; return true })
+	return list
 }
 
 func content(c map[string]any) []byte {

@@ -2,18 +2,22 @@ package rooms_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/internal/roomversion"
+	"github.com/embedmatrix/homeserver/internal/signing"
 	"github.com/embedmatrix/homeserver/rooms"
 	"github.com/embedmatrix/homeserver/storage"
 )
@@ -55,8 +59,10 @@ func TestCheck1Format(t *testing.T) {
 		"a depth beyond":        func(m map[string]json.RawMessage) { m["depth"] = []byte(`9007199254740992`) },
 		"a negative depth":      func(m map[string]json.RawMessage) { m["depth"] = []byte(`-1`) },
 		"a fraction":            func(m map[string]json.RawMessage) { m["content"] = []byte(`{"n":1.5}`) },
-		"too large":             func(m map[string]json.RawMessage) { m["content"] = []byte(`{"b":"` + strings.Repeat("x", 66000) + `"}`) },
-		"a long type":           func(m map[string]json.RawMessage) { m["type"] = []byte(`"` + strings.Repeat("x", 256) + `"`) },
+		"too large": func(m map[string]json.RawMessage) {
+			m["content"] = []byte(`{"b":"` + strings.Repeat("x", 66000) + `"}`)
+		},
+		"a long type": func(m map[string]json.RawMessage) { m["type"] = []byte(`"` + strings.Repeat("x", 256) + `"`) },
 	} {
 		err := f.deliverRaw(forge(t, f.peer.message(mal, "x"), change))
 		require.Error(t, err, name)
@@ -419,13 +425,35 @@ func TestCircles(t *testing.T) {
 // signed hashes and signs what was changed.
 func signed(t *testing.T, f *federated, raw []byte) json.RawMessage {
 	t.Helper()
-	ev, err := event.ParseUntrusted(f.room.Rules, raw)
+	ev, err := event.ParseBackfilled(f.room.Rules, rehashed(t, raw))
 	if err != nil {
 		return raw
 	}
 	ev, err = ev.Sign("peer.test", f.peer.key)
 	require.NoError(t, err)
+	require.True(t, event.CheckContentHash(ev))
 	return json.RawMessage(ev.JSON)
+}
+
+// rehashed gives an event the content hash that it should have.
+func rehashed(t *testing.T, raw []byte) []byte {
+	t.Helper()
+	var fields map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(raw, &fields))
+	for _, key := range []string{"hashes", "signatures", "unsigned"} {
+		delete(fields, key)
+	}
+	encode := func() []byte {
+		raw, err := json.Marshal(fields)
+		require.NoError(t, err)
+		raw, err = canonjson.Append(nil, raw)
+		require.NoError(t, err)
+		return raw
+	}
+	sum := sha256.Sum256(encode())
+	fields["hashes"] = []byte(`{"sha256":"` + signing.Encode(sum[:]) + `"}`)
+	fields["signatures"] = []byte(`{}`)
+	return encode()
 }
 
 // In versions 1 and 2 servers choose the ids of events: one that another room has is not taken twice.
@@ -448,5 +476,44 @@ func TestOwnEventFromOutside(t *testing.T) {
 	own := f.peer.message(alice, "from a backup")
 	require.NoError(t, f.deliver(own))
 	require.Contains(t, f.timeline(), own.ID)
+	f.alive()
+}
+
+// Deliveries, local sends and changes of the state at the same time: nothing is lost, and memory and storage agree.
+func TestReceiveAtOnce(t *testing.T) {
+	f := newFederated(t, "11")
+	f.put(alice, "m.room.power_levels", "", map[string]any{"users": powers(f, map[id.UserID]int{mal: 50})})
+	base := f.heads()
+	var batches [8][]*event.Event
+	for i := range batches {
+		prev := base
+		for n := range 10 {
+			d := f.peer.text(mal, fmt.Sprint(i, n))
+			if n%3 == 0 {
+				key := fmt.Sprint(n)
+				d.Type, d.StateKey = "m.test", &key
+			}
+			d.PrevEvents = prev
+			ev := f.peer.make(d)
+			batches[i], prev = append(batches[i], ev), []id.EventID{ev.ID}
+		}
+	}
+	var wg sync.WaitGroup
+	for _, batch := range batches {
+		wg.Go(func() {
+			for len(batch) > 0 {
+				require.Equal(t, []error{nil, nil}, f.receive(batch[:2]...))
+				batch = batch[2:]
+			}
+		})
+		wg.Go(func() { f.say(bob, "at the same time") })
+		wg.Go(func() { f.receive(batch[5:]...) })
+	}
+	wg.Wait()
+	told := f.timeline()
+	for _, batch := range batches {
+		require.Subset(t, told, ids(batch...))
+	}
+	require.Empty(t, slices.DeleteFunc(f.peer.forget(), func(asked string) bool { return asked == "missing" || asked == "event" }))
 	f.alive()
 }
