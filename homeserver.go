@@ -230,9 +230,10 @@ func (s *Server) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close ends open long polls, awaits the requests under way and every goroutine of the server, and closes Storage.
-// Requests that come after it get 503; the host shuts its http.Server down first. When ctx ends before the requests
-// do, they are left behind: they fail, and the error says so. It may be called at any time and more than once.
+// Close ends open long polls and what is under way between this server and others, awaits the requests under way and
+// every goroutine of the server, and closes Storage. Requests that come after it get 503; the host shuts its http.Server
+// down first. When ctx ends before the requests do, they are left behind: they fail, and the error says so. It may be
+// called at any time and more than once.
 func (s *Server) Close(ctx context.Context) error {
 	s.Drain()
 	s.mu.Lock()
@@ -242,7 +243,7 @@ func (s *Server) Close(ctx context.Context) error {
 	if h == nil {
 		return nil
 	}
-	return errors.Join(s.serving.wait(ctx), h.close(ctx))
+	return errors.Join(h.peers.part(ctx), s.serving.wait(ctx), h.close(ctx))
 }
 
 // Drain answers open long polls now and lets no new one wait: for http.Server.RegisterOnShutdown.

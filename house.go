@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/embedmatrix/homeserver/auth"
-	"github.com/embedmatrix/homeserver/federation"
 	"github.com/embedmatrix/homeserver/internal/ephemeral"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -64,24 +63,39 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	if err := h.meet(cfg, server, key); err != nil {
+	if err := h.peers.meet(cfg, h.db, server, key); err != nil {
 		return err
 	}
 	h.hub = notify.New(h.db.Published())
-	cache := roomstate.NewCache(h.db, h.hub, roomstate.Config{})
+	cache := roomstate.NewCache(h.db, h.hub, h.peers.cached(server))
 	if h.typing, err = newTyping(cfg.Rand, cache, h.hub); err != nil {
 		return err
 	}
-	h.rooms = rooms.New(rooms.Config{
-		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now,
-		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, Log: cfg.Logger,
-	})
+	h.rooms = newRooms(cfg, server, key, h, cache)
 	h.sync = syncing.New(syncing.Config{DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now})
 	if h.auth, err = newAuth(cfg, server, h); err != nil {
 		return err
 	}
-	h.route(cfg, h.answering(cfg, server, key))
-	return h.auth.Start(ctx)
+	h.peers.answer(cfg, h, server, key)
+	h.route(cfg)
+	if err := h.auth.Start(ctx); err != nil {
+		return err
+	}
+	if err := h.peers.begin(ctx); err != nil {
+		return errors.Join(err, h.peers.part(ctx), h.auth.Close(ctx))
+	}
+	return nil
+}
+
+func newRooms(cfg Config, server id.ServerName, key signing.Key, h *house, cache *roomstate.Cache) *rooms.Service {
+	c := rooms.Config{
+		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now,
+		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, Log: cfg.Logger,
+	}
+	h.peers.remote(&c)
+	service := rooms.New(c)
+	h.typing.Ended = func(room id.RoomID, user id.UserID) { service.TypingEnded(context.Background(), room, user) }
+	return service
 }
 
 func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) {
@@ -124,14 +138,14 @@ func newTyping(random io.Reader, cache *roomstate.Cache, hub *notify.Hub) (*ephe
 }
 
 // route joins the tables of all parts into the handlers.
-func (h *house) route(cfg Config, fed *federation.Service) {
+func (h *house) route(cfg Config) {
 	clients := slices.Concat(h.auth.Routes(), h.rooms.Routes(), h.sync.Routes(), push.New().Routes())
-	servers := fed.Routes()
+	servers := h.peers.answering.Routes()
 	if !cfg.Federation.Enabled {
 		servers = slices.DeleteFunc(servers, func(r httpapi.Route) bool { return r.Access == httpapi.Server })
 	}
 	shared := httpapi.Config{
-		Sessions: h.auth, Peers: fed, Log: cfg.Logger, Limits: cfg.Limits, TrustedProxies: cfg.TrustedProxies,
+		Sessions: h.auth, Peers: h.peers.answering, Log: cfg.Logger, Limits: cfg.Limits, TrustedProxies: cfg.TrustedProxies,
 		AllowQueryToken: !cfg.NoQueryTokens,
 	}
 	h.client = httpapi.NewRouter(shared, clients)
@@ -142,7 +156,7 @@ func (h *house) route(cfg Config, fed *federation.Service) {
 // close ends the parts in the opposite order.
 func (h *house) close(ctx context.Context) error {
 	h.typing.Close()
-	return errors.Join(h.peers.part(ctx), h.auth.Close(ctx), h.db.Close())
+	return errors.Join(h.auth.Close(ctx), h.db.Close())
 }
 
 // What mx_meta holds of the server itself.

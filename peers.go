@@ -3,6 +3,7 @@ package homeserver
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,7 +13,10 @@ import (
 	"github.com/embedmatrix/homeserver/federation/keyring"
 	"github.com/embedmatrix/homeserver/federation/wire"
 	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
 	"github.com/embedmatrix/homeserver/internal/signing"
+	"github.com/embedmatrix/homeserver/rooms"
+	"github.com/embedmatrix/homeserver/storage"
 )
 
 // Resolver looks names of other servers up, as a *net.Resolver does.
@@ -67,27 +71,83 @@ func (f Federation) faults() (errs []error) {
 	return errs
 }
 
-// peers are the parts that talk with other servers; without federation all of them are nil.
+// peers are the parts that talk with other servers; without federation there is only the one that answers.
 type peers struct {
-	wire *wire.Client
-	ring *keyring.Ring
+	wire      *wire.Client
+	ring      *keyring.Ring
+	sender    *federation.Sender
+	answering *federation.Service
 }
 
-// meet makes the parts that ask other servers, the ring with the key that the server signs with now.
-func (h *house) meet(cfg Config, server id.ServerName, key signing.Key) error {
+// meet makes the parts that ask other servers, with the key that the server signs with now.
+func (p *peers) meet(cfg Config, db *storage.DB, server id.ServerName, key signing.Key) (err error) {
 	if !cfg.Federation.Enabled {
 		return nil
 	}
-	client, err := newWire(cfg, server, key)
-	if err != nil {
+	if p.wire, err = newWire(cfg, server, key); err != nil {
 		return err
 	}
-	h.peers.wire = client
-	h.peers.ring = keyring.New(keyring.Config{
-		Server: server, Own: []keyring.OwnKey{{ID: key.ID, Public: key.Public()}}, DB: h.db,
-		Fetcher: keyring.Over(client), Notaries: serverNames(cfg.Federation.TrustedKeyServers), Now: cfg.Now,
+	p.ring = keyring.New(keyring.Config{
+		Server: server, Own: []keyring.OwnKey{{ID: key.ID, Public: key.Public()}}, DB: db,
+		Fetcher: keyring.Over(p.wire), Notaries: serverNames(cfg.Federation.TrustedKeyServers), Now: cfg.Now,
+	})
+	p.sender = federation.NewSender(federation.SenderConfig{
+		DB: db, Client: p.wire, ServerName: server, Now: cfg.Now, Log: cfg.Logger,
 	})
 	return nil
+}
+
+// cached is what the rooms in memory need to know of other servers.
+func (p *peers) cached(server id.ServerName) (c roomstate.Config) {
+	if p.sender != nil {
+		c.Server, c.Sender = server, p.sender
+	}
+	return c
+}
+
+// remote is what the rooms ask and tell other servers by.
+func (p *peers) remote(c *rooms.Config) {
+	if p.sender != nil {
+		c.Remote, c.Peers = federation.NewClient(p.wire, p.ring), p.sender
+	}
+}
+
+// answer makes the part that answers other servers.
+func (p *peers) answer(cfg Config, h *house, server id.ServerName, key signing.Key) {
+	fed := federation.Config{ServerName: server, Key: key, Version: Version, Now: cfg.Now, Log: cfg.Logger}
+	if cfg.Federation.Enabled {
+		fed.Ring, fed.Alive, fed.DB, fed.Rooms = p.ring, p.alive, h.db, h.rooms
+		fed.EDUs = map[string]func(context.Context, id.ServerName, json.RawMessage) error{
+			"m.typing": h.rooms.ReceiveTyping, "m.receipt": h.rooms.ReceiveReceipts,
+		}
+	}
+	p.answering = federation.New(fed)
+}
+
+// alive lets a server that has sent a request be tried again.
+func (p *peers) alive(server id.ServerName) {
+	p.wire.Alive(server)
+	p.sender.Alive(server)
+}
+
+// begin begins to send to other servers.
+func (p *peers) begin(ctx context.Context) error {
+	if p.sender == nil {
+		return nil
+	}
+	return p.sender.Start(ctx)
+}
+
+// part breaks off what is under way between this server and others, so that no request waits for them any more. What
+// was not delivered goes out after the next start, and what was not received is sent again.
+func (p *peers) part(ctx context.Context) (err error) {
+	p.answering.Close()
+	if p.sender != nil {
+		err = p.sender.Close(ctx)
+		p.wire.Close()
+		p.ring.Close()
+	}
+	return err
 }
 
 func newWire(cfg Config, server id.ServerName, key signing.Key) (*wire.Client, error) {
@@ -124,23 +184,4 @@ func serverNames(names []string) []id.ServerName {
 		list[i] = id.ServerName(name)
 	}
 	return list
-}
-
-// answering makes the part that answers other servers.
-func (h *house) answering(cfg Config, server id.ServerName, key signing.Key) *federation.Service {
-	fed := federation.Config{ServerName: server, Key: key, Version: Version, Now: cfg.Now}
-	if cfg.Federation.Enabled {
-		fed.Ring, fed.Alive = h.peers.ring, h.peers.wire.Alive
-	}
-	return federation.New(fed)
-}
-
-// part ends the requests to other servers, and returns when the last goroutine has ended.
-func (p *peers) part(context.Context) error {
-	if p.wire == nil {
-		return nil
-	}
-	p.wire.Close()
-	p.ring.Close()
-	return nil
 }

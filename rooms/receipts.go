@@ -205,7 +205,10 @@ func (s *Service) storeMarks(ctx context.Context, rd *reader, marks []placedMark
 			s.Hub.Record(notify.Change{Pos: pos, Kind: kind, Room: room.ID, User: user})
 		}
 	}
-	a.Announced = func(storage.Pos) { s.wakeReaders(room, user, marks) }
+	a.Announced = func(storage.Pos) {
+		s.wakeReaders(room, user, marks)
+		s.tellRead(room, user, atMS, marks)
+	}
 	s.DB.Queue(a)
 	return a.Wait(ctx)
 }

@@ -40,6 +40,9 @@ type Config struct {
 	// Remote asks other servers and checks what they have signed; nil: this server does not federate.
 	Remote Remote
 
+	// Peers are told what need not arrive: typing and receipts. Nil: nobody is.
+	Peers Peers
+
 	Log *slog.Logger // nil discards
 }
 
@@ -48,6 +51,7 @@ type Config struct {
 type Service struct {
 	Config
 	lastCreated atomic.Int64 // the stamp of the latest m.room.create, in milliseconds
+	typists     typists      // whom other servers think to be typing
 	lanes       lanes        // who asks other servers about a room
 	early       early        // redactions that came before their targets, and are on their way to storage
 }

@@ -47,9 +47,11 @@ func (t *typing) duration() time.Duration {
 // Type says that user is typing in a room for the next time d; 0 says that they have stopped. Only who is in
 // the room can type.
 func (s *Service) Type(ctx context.Context, room id.RoomID, user id.UserID, d time.Duration) error {
-	if _, err := s.roomOf(ctx, room, user); err != nil {
+	r, err := s.roomOf(ctx, room, user)
+	if err != nil {
 		return err
 	}
 	s.Typing.Set(room, user, d)
+	s.tellTyping(r, user, d > 0)
 	return nil
 }

@@ -22,6 +22,10 @@ type Typing struct {
 	// Boot names this process: the numbers of another one mean nothing here.
 	Boot string
 
+	// Ended, if not nil, is called without a lock held when somebody's time is over who has not said so. It is set before
+	// the first use, and may not wait.
+	Ended func(room id.RoomID, user id.UserID)
+
 	wake  func(room id.RoomID)
 	wakes sync.WaitGroup // the calls of wake under way or about to begin; none begins once closed is set
 
@@ -101,10 +105,14 @@ func (t *Typing) expire(room id.RoomID, user id.UserID) {
 	due := r != nil && slices.ContainsFunc(r.users, func(u typist) bool { return u.user == user && !time.Now().Before(u.until) })
 	changed := due && t.setLocked(room, user, 0)
 	t.mu.Unlock()
-	if changed {
-		t.wake(room)
-		t.wakes.Done()
+	if !changed {
+		return
 	}
+	t.wake(room)
+	if t.Ended != nil {
+		t.Ended(room, user)
+	}
+	t.wakes.Done()
 }
 
 // forgetLocked drops rooms that have been quiet for long when there are too many.
