@@ -21,10 +21,7 @@ const (
 // supersede lets a destination that was away for long have the newest event of each room instead of all of them: it
 // asks for those in between itself, if anybody there wants to see them. So little is kept for servers that are gone.
 func (s *Sender) supersede(ctx context.Context, d *destination) error {
-	if d.row.FailingSinceMS == 0 {
-		return nil
-	}
-	away := s.cfg.Now().Sub(time.UnixMilli(d.row.FailingSinceMS))
+	away := s.away(d)
 	if away < shortOutage {
 		return nil
 	}
@@ -158,7 +155,7 @@ func (s *Sender) wakeBehind(names []id.ServerName, at storage.Pos) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range names {
-		if name == s.cfg.ServerName {
+		if !s.sendsTo(name) {
 			continue
 		}
 		if d := s.destinationLocked(name); d.past < at {

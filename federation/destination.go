@@ -22,11 +22,13 @@ const (
 	maxSentPDUs = 50  // "Transactions are limited in size; they can have at most 50 PDUs
 	maxSentEDUs = 100 // and 100 EDUs."
 
-	maxSentBytes  = 1 << 20   // bytes of events and EDUs after which a transaction gets no more
-	maxDoubtBytes = 64 << 10  // the same for servers that may not be there
-	maxSendAnswer = 256 << 10 // bytes; 50 errors fit
-	maxRefusals   = 5         // answers of 5xx with an error of Matrix's after which something in the transaction is thought to be bad
-	loggedErrors  = 5         // of the events of a transaction
+	maxSentBytes  = 1 << 20          // bytes of events and EDUs after which a transaction gets no more
+	maxDoubtBytes = 64 << 10         // the same for servers that may not be there
+	maxSendAnswer = 256 << 10        // bytes; 50 errors fit
+	maxRefusals   = 5                // answers of 5xx with an error of Matrix's,
+	refusedFor    = 10 * time.Minute // in at least this time, after which something in the transaction is thought to be bad
+	hinderedFor   = 10 * time.Second // pause after a fault of our own
+	loggedErrors  = 5                // of the events of a transaction
 )
 
 // phase is what a destination is doing.
@@ -134,7 +136,7 @@ func (s *Sender) hindered(d *destination, err error) outcome {
 	if s.ctx.Err() == nil {
 		s.cfg.Log.Error("nothing can be sent", "server", d.name, "error", err)
 	}
-	return outcome{hindered, s.cfg.FirstRetry}
+	return outcome{hindered, hinderedFor}
 }
 
 // next returns the transaction that is to be sent now, stored if it must not be lost; nil when there is nothing.
@@ -289,19 +291,20 @@ func (s *Sender) judge(ctx context.Context, d *destination, answer wire.Answer, 
 	switch {
 	case err == nil:
 		s.logErrors(d, answer.Body)
-		return s.answered(ctx, d)
+		row := d.row
+		row.FailingSinceMS, row.RetryAtMS, row.RetryIntervalMS = 0, 0, 0
+		return s.answered(ctx, d, row)
 	case ctx.Err() != nil || errors.Is(err, wire.ErrClosed):
-		return outcome{hindered, s.cfg.FirstRetry}
-	case errors.As(err, &refused) && d.refuses(refused):
+		return outcome{hindered, hinderedFor}
+	case errors.As(err, &refused) && s.refuses(d, refused):
 		return s.refused(ctx, d, refused)
 	}
 	return s.failed(d, err)
 }
 
-// answered goes on behind a transaction, or a part of one, that the destination has got.
-func (s *Sender) answered(ctx context.Context, d *destination) outcome {
-	row := d.row
-	row.FailingSinceMS, row.RetryAtMS, row.RetryIntervalMS = 0, 0, 0
+// answered goes on behind a transaction, or a part of one, that the destination has got or will not get. The row says
+// whether it is failing.
+func (s *Sender) answered(ctx context.Context, d *destination, row storage.Destination) outcome {
 	if rest := d.txn.rest(); rest != nil {
 		row.TxnID, row.Txn = rest.ID, rest.encode()
 		if err := s.save(ctx, row); err != nil {
@@ -316,7 +319,7 @@ func (s *Sender) answered(ctx context.Context, d *destination) outcome {
 			return s.hindered(d, err)
 		}
 	}
-	d.unsaved = d.unsaved || d.txn.durable() || d.row.FailingSinceMS != 0
+	d.unsaved = d.unsaved || d.txn.durable() || d.row.FailingSinceMS != row.FailingSinceMS
 	d.row, d.txn = row, nil
 	return outcome{verdict: delivered}
 }
@@ -337,7 +340,7 @@ func (t *sending) rest() *sending {
 }
 
 // refuses reports whether an answer speaks against the transaction, not against this server or the destination's health.
-func (d *destination) refuses(e *wire.Error) bool {
+func (s *Sender) refuses(d *destination, e *wire.Error) bool {
 	switch e.Status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed,
 		http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
@@ -345,19 +348,32 @@ func (d *destination) refuses(e *wire.Error) bool {
 	}
 	if e.Status >= 500 && e.Code != "" {
 		d.refusals++
-		return d.refusals >= maxRefusals
+		return d.refusals > maxRefusals && s.away(d) >= refusedFor
 	}
 	return e.Status >= 400 && e.Status < 500
 }
 
+// away is for how long a destination has failed.
+func (s *Sender) away(d *destination) time.Duration {
+	if d.row.FailingSinceMS == 0 {
+		return 0
+	}
+	return s.cfg.Now().Sub(time.UnixMilli(d.row.FailingSinceMS))
+}
+
 // refused finds out what a destination cannot bear: the parts of the transaction are sent one by one, and the one that
-// is refused again is given up. So one bad event keeps none of the others back.
+// is refused again is given up. So one bad event keeps none of the others back. A destination that can take nothing at the
+// moment stays one that fails, so that little is given up meanwhile.
 func (s *Sender) refused(ctx context.Context, d *destination, e *wire.Error) outcome {
 	t := d.txn
 	if !t.durable() || t.Alone || len(t.PDUs)+len(t.EDUs) == 1 {
 		s.cfg.Log.Warn("a server refuses what it was sent, which is given up", "server", d.name, "txn", t.ID,
 			"pdus", t.names(), "edus", len(t.EDUs), "error", e)
-		return s.answered(ctx, d)
+		row := d.row
+		if e.Status < 500 {
+			row.FailingSinceMS, row.RetryAtMS, row.RetryIntervalMS = 0, 0, 0
+		}
+		return s.answered(ctx, d, row)
 	}
 	parts := *t
 	parts.ID, parts.Alone = rand.Text(), true

@@ -64,7 +64,7 @@ func (s *Sender) SendEDU(servers []id.ServerName, eduType, key string, content j
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range servers {
-		if name == s.cfg.ServerName {
+		if !s.sendsTo(name) {
 			continue
 		}
 		d := s.destinationLocked(name)

@@ -38,7 +38,8 @@ type SenderConfig struct {
 	Client     Requester
 	ServerName id.ServerName // this server
 
-	Durable DurableEDUs // EDUs that must arrive; nil: there are none
+	Durable DurableEDUs              // EDUs that must arrive; nil: there are none
+	Allowed func(id.ServerName) bool // which servers anything is sent to; nil: all. It may not wait
 
 	// InFlight bounds the transactions under way to servers that answered the last time, and once more those to servers
 	// that did not, are new or slow. 64 if zero.
@@ -230,12 +231,17 @@ func (s *Sender) Wake(servers []id.ServerName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range servers {
-		if name != s.cfg.ServerName {
+		if s.sendsTo(name) {
 			s.wakeLocked(s.destinationLocked(name))
 		}
 	}
 	s.sweepLaterLocked()
 	s.dispatchLocked()
+}
+
+// sendsTo reports whether anything is sent to a server.
+func (s *Sender) sendsTo(name id.ServerName) bool {
+	return name != s.cfg.ServerName && (s.cfg.Allowed == nil || s.cfg.Allowed(name))
 }
 
 // wakeLocked lets a destination be looked at, once its pause is over.

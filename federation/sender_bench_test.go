@@ -40,7 +40,7 @@ func benchmarkSend(b *testing.B, servers int, behave func(context.Context, recei
 		o.is(names[i], behave)
 	}
 	end := o.start()
-	o.send(1, names...)
+	o.everybody = o.send(1, names...)
 	time.Sleep(200 * time.Millisecond)
 	b.ReportAllocs()
 	for b.Loop() {
