@@ -26,6 +26,9 @@ type Client struct {
 	Ring *keyring.Ring // has the keys of those who signed events
 }
 
+// NewClient returns a Client.
+func NewClient(client *wire.Client, ring *keyring.Ring) *Client { return &Client{client, ring} }
+
 // How many bytes an answer may have.
 const (
 	maxEventAnswer  = 1 << 20   // one event

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"math"
 	"slices"
 	"sync"
 
@@ -189,7 +188,33 @@ func (f *search) states(ctx context.Context) error {
 		}
 		f.after[eventID] = state
 	}
+	return f.statesOfRest(ctx)
+}
+
+// statesOfRest asks for the states before those events after one of whose predecessors the state could not be had: who
+// knows an event knows the state before it, if perhaps not what it follows.
+func (f *search) statesOfRest(ctx context.Context) error {
+	_, of := f.missingPrevs()
+	for _, ev := range of {
+		if f.q.left() == 0 {
+			return nil
+		}
+		if !slices.ContainsFunc(ev.PrevEvents, f.unexplained) {
+			continue
+		}
+		state, err := f.stateAt(ctx, ev.ID)
+		if err != nil {
+			return err
+		}
+		f.before[ev.ID] = state
+	}
 	return nil
+}
+
+// unexplained reports whether the state after a predecessor is neither known nor was told.
+func (f *search) unexplained(eventID id.EventID) bool {
+	e := f.looked[eventID]
+	return (e == nil || e.Flagged(storage.Outlier)) && !f.among(eventID) && len(f.after[eventID]) == 0
 }
 
 // statesBefore asks for the states before the events that were delivered and lack predecessors.
@@ -392,6 +417,10 @@ type past struct {
 	before int64 // the place in front of which they belong
 }
 
+// apart is how far from each other parts of a room's past are at least whose connection is not known. None has as many
+// events.
+const apart = 1 << 32
+
 // findPlace finds the places of a number of events that are to be in front of everything that is known there.
 func (a *admission) findPlace(ctx context.Context, events int) error {
 	if a.past == nil {
@@ -401,8 +430,9 @@ func (a *admission) findPlace(ctx context.Context, events int) error {
 	if err != nil {
 		return err
 	}
-	after, upTo := int64(math.MinInt64), int64(0)
-	if len(older) > 0 && a.past.before > 0 { // it is a gap between events that arrived live
+	upTo := min(a.past.before, 0)
+	after := upTo - apart
+	if len(older) > 0 && older[0].Ord > 0 { // it is a gap between events that arrived live
 		after, upTo = (a.past.before-1)>>storage.OrdShift<<storage.OrdShift, a.past.before
 	}
 	oldest := upTo
@@ -417,7 +447,14 @@ func (a *admission) findPlace(ctx context.Context, events int) error {
 		return err
 	}
 	a.place, a.floor = oldest-int64(events), after
-	return nil
+	if oldest > 0 {
+		return nil
+	}
+	below, err := a.w.Past(ctx, oldest, 1)
+	if a.floor = firstPlace; len(below) > 0 {
+		a.floor = below[0].Ord
+	}
+	return err
 }
 
 // placeOf returns the next place in the past, from the oldest on; 0 for an event that arrives now, or if there is no

@@ -216,7 +216,7 @@ func (s *Service) getRoomEvents(ctx context.Context, c *httpapi.Call, _ *httpapi
 	if err != nil {
 		return nil, err
 	}
-	st, err := rd.read(ctx, p)
+	st, err := s.read(ctx, rd, p)
 	if err != nil {
 		return nil, err
 	}
@@ -275,11 +275,11 @@ func limitOf(c *httpapi.Call, f *filter.RoomEventFilter) (int, error) {
 	return min(limit, maxEvents), err
 }
 
-// read reads the page's events.
-func (rd *reader) read(ctx context.Context, p *page) (stretch, error) {
+// read reads the page's events; backwards with what other servers know.
+func (s *Service) read(ctx context.Context, rd *reader, p *page) (stretch, error) {
 	if p.backwards {
 		p.from = min(p.from, roomstate.OrdAfter(rd.upTo))
-		return rd.backwards(ctx, p.from, p.to, p.limit, p.filter)
+		return s.history(ctx, rd, p.from, p.to, p.limit, p.filter)
 	}
 	return rd.forwards(ctx, p.from, p.to, p.limit, p.filter)
 }
@@ -374,7 +374,7 @@ func (s *Service) getEventContext(ctx context.Context, c *httpapi.Call, _ *httpa
 	if err != nil {
 		return nil, err
 	}
-	sur, err := rd.surroundings(ctx, e, limit, f)
+	sur, err := s.surroundings(ctx, rd, e, limit, f)
 	if err != nil {
 		return nil, err
 	}
@@ -389,8 +389,8 @@ type surroundings struct {
 }
 
 // surroundings reads up to limit events around an event: half of them before it, the others after.
-func (rd *reader) surroundings(ctx context.Context, e *roomstate.Event, limit int, f *filter.RoomEventFilter) (*surroundings, error) {
-	before, err := rd.backwards(ctx, e.Ord, firstPlace, limit/2, f)
+func (s *Service) surroundings(ctx context.Context, rd *reader, e *roomstate.Event, limit int, f *filter.RoomEventFilter) (*surroundings, error) {
+	before, err := s.history(ctx, rd, e.Ord, firstPlace, limit/2, f)
 	if err != nil {
 		return nil, err
 	}

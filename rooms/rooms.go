@@ -54,6 +54,8 @@ type Service struct {
 	typists     typists      // whom other servers think to be typing
 	lanes       lanes        // who asks other servers about a room
 	early       early        // redactions that came before their targets, and are on their way to storage
+	pasts       lanes        // who asks other servers for the history of a room
+	unfilled    unfilled     // which gaps in histories nobody could fill
 }
 
 // New returns a Service. It starts nothing.

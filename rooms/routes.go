@@ -36,6 +36,8 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/messages", s.getRoomEvents),
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/context/{eventId}", s.getEventContext),
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/event/{eventId}", s.getOneRoomEvent),
+		// moment.go
+		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event", s.getEventByTimestamp, httpapi.RateLimited()),
 		// directory.go
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/directory/room/{roomAlias}", s.getRoomIDByAlias),
 		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/directory/room/{roomAlias}", s.setRoomAlias),
