@@ -3,6 +3,7 @@ package homeserver
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/embedmatrix/homeserver/auth"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -73,6 +74,29 @@ func (a *Admin) CreateRegistrationToken(ctx context.Context, t NewRegistrationTo
 		return "", err
 	}
 	return s.CreateRegistrationToken(ctx, t)
+}
+
+// Unsent is another server that has not got everything that is for it.
+type Unsent struct {
+	Server  string
+	RetryAt time.Time // when it is tried again; zero while something is being sent to it
+}
+
+// Unsent returns the other servers that have not got everything that is for them, by name. Without federation there are
+// none.
+func (a *Admin) Unsent() ([]Unsent, error) {
+	h := a.s.running.Load()
+	if h == nil {
+		return nil, ErrNotRunning
+	}
+	if h.peers.sender == nil {
+		return nil, nil
+	}
+	var list []Unsent
+	for _, p := range h.peers.sender.Pending() {
+		list = append(list, Unsent{string(p.Server), p.RetryAt})
+	}
+	return list, nil
 }
 
 func (a *Admin) about(userID string, fn func(*auth.Service, id.UserID) error) error {

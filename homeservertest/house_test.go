@@ -100,7 +100,7 @@ func TestImports(t *testing.T) {
 		{"internal/stateres", core + "internal/event internal/eventauth"},
 		{"internal/pushrules", core + "internal/event internal/eventauth internal/stateres"},
 		{"internal/ephemeral", core + "internal/event internal/eventauth"},
-		{"internal/roomstate", core + "internal/event internal/eventauth storage"}, // what is cold is read from storage
+		{"internal/roomstate", core + "internal/event internal/eventauth internal/stateres storage"}, // what is cold is read from storage
 		{"storage", "internal/id internal/event internal/roomversion"},
 		{"auth rooms sync media sync/push", domain},
 		{"auth/e2ee federation/appservice", domain + "auth"},

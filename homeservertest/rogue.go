@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/embedmatrix/homeserver/federation/wire"
+	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/signing"
 )
@@ -123,19 +124,28 @@ func (r *Rogue) SignJSON(object any) []byte {
 func (r *Rogue) key() signing.Key { return signing.Key{ID: r.KeyID, Private: r.Key} }
 
 // Request makes a request that the rogue has signed. The path is escaped and may have a query; body is encoded as JSON
-// unless it is nil or bytes. A body that cannot be signed, because it is no JSON, gets the signature of {}.
+// unless it is nil or bytes. What is no JSON at all gets the signature of no body.
 func (r *Rogue) Request(to Peer, method, path string, body any) *http.Request {
 	r.network.t.Helper()
 	raw := encode(r.network.t, body)
 	request, err := http.NewRequest(method, "https://"+to.Name()+path, bytes.NewReader(raw))
 	require.NoError(r.network.t, err)
-	credentials, err := wire.Sign(r.key(), method, path, id.ServerName(r.name), id.ServerName(to.Name()), raw)
-	if err != nil {
-		credentials, err = wire.Sign(r.key(), method, path, id.ServerName(r.name), id.ServerName(to.Name()), []byte("{}"))
-	}
-	require.NoError(r.network.t, err)
+	credentials := wire.Credentials{Origin: id.ServerName(r.name), Destination: id.ServerName(to.Name()), KeyID: r.KeyID}
+	credentials.Signature = r.key().Sign(r.signingObject(method, path, credentials, raw))
 	request.Header.Set("Authorization", string(wire.AppendAuthorization(nil, credentials)))
 	return request
+}
+
+// signingObject is what the signature of a request covers, whose body may be what no server would make.
+func (r *Rogue) signingObject(method, path string, c wire.Credentials, body []byte) []byte {
+	r.network.t.Helper()
+	object, err := wire.SigningObject(method, path, c.Origin, c.Destination, nil)
+	require.NoError(r.network.t, err)
+	content, err := canonjson.AppendLoose([]byte(`{"content":`), body)
+	if err != nil {
+		return object
+	}
+	return append(append(content, ','), object[1:]...)
 }
 
 // Ask sends a request, whatever it is, as the rogue. The test fails when no answer comes.
