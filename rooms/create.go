@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -69,7 +70,26 @@ func (s *Service) Create(ctx context.Context, creator id.UserID, n NewRoom) (id.
 	if err := p.Wait(ctx); err != nil {
 		return "", fmt.Errorf("create a room: %w", err)
 	}
+	s.inviteOthers(ctx, room, b)
 	return room, nil
+}
+
+// inviteOthers invites those users of other servers who are to be in a new room. The room is there, whether their
+// servers can be asked or not.
+func (s *Service) inviteOthers(ctx context.Context, room id.RoomID, b *blueprint) {
+	var wg sync.WaitGroup
+	for _, user := range b.others {
+		wg.Go(func() {
+			c := Change{Room: room, Sender: b.creator, Target: user, Membership: "invite", Content: map[string]any{}}
+			if b.IsDirect {
+				c.Content["is_direct"] = true
+			}
+			if err := s.SetMembership(ctx, c); err != nil {
+				s.Log.InfoContext(ctx, "invite to a new room", "room", room, "user", user, "error", err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // blueprint is a room before it is made.
@@ -80,6 +100,7 @@ type blueprint struct {
 	creation []byte
 	alias    id.RoomAlias            // "" for none
 	profiles map[id.UserID][2]string // display name and avatar of the creator and those invited
+	others   []id.UserID             // users of other servers who are to be invited: once the room is there
 }
 
 // blueprint checks a wish before anything is made.
@@ -216,6 +237,10 @@ func (s *Service) checkBlueprint(ctx context.Context, b *blueprint) error {
 				return err
 			}
 		}
+		if !s.local(user) {
+			b.others = append(b.others, user)
+			continue
+		}
 		name, avatar, err := s.profileOf(ctx, user)
 		if err != nil {
 			return err
@@ -318,7 +343,7 @@ func (b *blueprint) drafts() []Draft {
 		list = append(list, b.state("m.room.topic", topic(b.Topic)))
 	}
 	for _, user := range b.Invite {
-		if user != b.creator {
+		if user != b.creator && !slices.Contains(b.others, user) {
 			list = append(list, b.member(user, "invite"))
 		}
 	}

@@ -27,12 +27,25 @@ type resolved struct {
 //
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3directoryroomroomalias
 func (s *Service) getRoomIDByAlias(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*resolved, error) {
-	room, err := s.resolve(ctx, c.Alias("roomAlias"))
+	room, servers, err := s.lookUp(ctx, c.Alias("roomAlias"))
 	if err != nil {
 		return nil, err
 	}
+	return &resolved{room, servers}, nil
+}
+
+// lookUp returns the room that an alias of any server stands for, and servers that are in it; mxerr.NotFound when there
+// is none.
+func (s *Service) lookUp(ctx context.Context, alias id.RoomAlias) (id.RoomID, []id.ServerName, error) {
+	if alias.Server() != s.ServerName && s.Remote != nil {
+		return s.Remote.ResolveAlias(ctx, alias)
+	}
+	room, err := s.resolve(ctx, alias)
+	if err != nil {
+		return "", nil, err
+	}
 	servers, err := s.serversIn(ctx, room)
-	return &resolved{room, servers}, err
+	return room, servers, err
 }
 
 // setRoomAlias implements PUT /_matrix/client/v3/directory/room/{roomAlias}.
@@ -286,17 +299,11 @@ func (s *Service) aliasTaken(ctx context.Context, alias id.RoomAlias) error {
 
 // serversIn returns the servers whose users are in a room, this one first.
 func (s *Service) serversIn(ctx context.Context, room id.RoomID) ([]id.ServerName, error) {
-	servers := []id.ServerName{s.ServerName}
 	r, err := s.room(ctx, room)
 	if err != nil {
 		return nil, err
 	}
-	r.Members(func(m roomstate.Member) bool {
-		if server := m.User.Server(); m.Membership == "join" && !slices.Contains(servers, server) {
-			servers = append(servers, server)
-		}
-		return true
-	})
-	slices.Sort(servers[1:])
-	return servers, nil
+	servers := slices.DeleteFunc(r.Servers(), func(server id.ServerName) bool { return server == s.ServerName })
+	slices.Sort(servers)
+	return append([]id.ServerName{s.ServerName}, servers...), nil
 }

@@ -38,6 +38,7 @@ type search struct {
 	q       *inquiry
 	looked  map[id.EventID]*roomstate.Event // what was looked for here; nil is not here
 	fetched map[id.EventID]*event.Event     // what came and is to be an outlier
+	came    map[id.EventID]bool             // what was asked for singly and was answered, if with something unusable
 	after   map[id.EventID][]id.EventID     // by missing predecessor: the state before that
 	before  map[id.EventID][]id.EventID     // by event: the state before it
 }
@@ -49,7 +50,7 @@ func (d *delivery) fill(ctx context.Context, lacking []*lack) {
 	f := &search{
 		delivery: d, q: &inquiry{Remote: d.Remote, server: d.origin, room: d.room.ID},
 		looked: map[id.EventID]*roomstate.Event{}, fetched: map[id.EventID]*event.Event{},
-		after: map[id.EventID][]id.EventID{}, before: map[id.EventID][]id.EventID{},
+		after: map[id.EventID][]id.EventID{}, before: map[id.EventID][]id.EventID{}, came: map[id.EventID]bool{},
 	}
 	for _, step := range []func(context.Context) error{f.missingEvents, f.states, f.authEvents} {
 		if err := step(asking); err != nil {
@@ -295,7 +296,7 @@ func (f *search) take(ctx context.Context, raws []json.RawMessage) ([]id.EventID
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#get_matrixfederationv1eventeventid
 func (f *search) fetch(ctx context.Context, ids []id.EventID) error {
-	var mu sync.Mutex // guards raws
+	var mu sync.Mutex // guards raws and f.came
 	var raws []json.RawMessage
 	eachBeside(slices.DeleteFunc(slices.Clone(ids), f.here), func(eventID id.EventID) {
 		raw, err := f.q.event(ctx, eventID)
@@ -306,6 +307,7 @@ func (f *search) fetch(ctx context.Context, ids []id.EventID) error {
 		mu.Lock()
 		defer mu.Unlock()
 		raws = append(raws, raw)
+		f.came[eventID] = true
 	})
 	_, err := f.take(ctx, raws)
 	return err
@@ -397,15 +399,18 @@ func (f *search) keep(ctx context.Context) error {
 	return nil
 }
 
-// gap returns the state that consists of some events, as far as they are here and were not rejected. A state without
-// the room's m.room.create is none.
+// gap returns the state that consists of some events, as far as they are usable and were not rejected. A state without
+// the room's m.room.create is none, and one of which something did not come would be wrong.
 func (f *search) gap(state []id.EventID) *gap {
 	if !slices.Contains(state, f.create.ID) {
 		return nil
 	}
 	g := &gap{}
 	for _, eventID := range state {
-		if e := f.looked[eventID]; e != nil && e.StateKey != nil && !e.Flagged(storage.Rejected) {
+		switch e := f.looked[eventID]; {
+		case e == nil && !f.came[eventID]:
+			return nil
+		case e != nil && e.StateKey != nil && !e.Flagged(storage.Rejected):
 			g.state = append(g.state, e)
 		}
 	}

@@ -31,6 +31,8 @@ type Change struct {
 	Content map[string]any
 	// Guest says that the sender is a guest.
 	Guest bool
+	// Via names servers that may be in the room, for a join or a knock by somebody whose server is not.
+	Via []id.ServerName
 }
 
 type membershipBody struct {
@@ -78,21 +80,21 @@ type joinBody map[string]any
 //
 // https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3joinroomidoralias
 func (s *Service) joinRoom(ctx context.Context, c *httpapi.Call, in *joinBody) (*roomID, error) {
-	room, err := s.roomOrAlias(ctx, c.PathValue("roomIdOrAlias"))
+	room, via, err := s.roomOrAlias(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	return s.joinCall(ctx, c, room, in)
+	return s.joinCall(ctx, c, room, in, via)
 }
 
 // joinRoomByID implements POST /_matrix/client/v3/rooms/{roomId}/join.
 //
 // https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidjoin
 func (s *Service) joinRoomByID(ctx context.Context, c *httpapi.Call, in *joinBody) (*roomID, error) {
-	return s.joinCall(ctx, c, c.RoomID("roomId"), in)
+	return s.joinCall(ctx, c, c.RoomID("roomId"), in, via(c))
 }
 
-func (s *Service) joinCall(ctx context.Context, c *httpapi.Call, room id.RoomID, in *joinBody) (*roomID, error) {
+func (s *Service) joinCall(ctx context.Context, c *httpapi.Call, room id.RoomID, in *joinBody, via []id.ServerName) (*roomID, error) {
 	if err := notSuspended(c); err != nil {
 		return nil, err
 	}
@@ -103,20 +105,36 @@ func (s *Service) joinCall(ctx context.Context, c *httpapi.Call, room id.RoomID,
 	delete(*in, "third_party_signed") // a proof for the server, no part of the event
 	return &roomID{room}, s.SetMembership(ctx, Change{
 		Room: room, Sender: c.User, Target: c.User, Membership: "join", Reason: reason,
-		Content: *in, Device: c.Device, Guest: c.Guest,
+		Content: *in, Device: c.Device, Guest: c.Guest, Via: via,
 	})
 }
 
-// roomOrAlias returns the room that a path names.
-func (s *Service) roomOrAlias(ctx context.Context, text string) (id.RoomID, error) {
+// roomOrAlias returns the room that a path names, and servers that may be in it.
+func (s *Service) roomOrAlias(ctx context.Context, c *httpapi.Call) (id.RoomID, []id.ServerName, error) {
+	text := c.PathValue("roomIdOrAlias")
 	if alias, err := id.ParseRoomAlias(text); err == nil {
-		return s.resolve(ctx, alias)
+		room, servers, err := s.lookUp(ctx, alias)
+		return room, append(via(c), servers...), err
 	}
 	room, err := id.ParseRoomID(text)
 	if err != nil {
-		return "", mxerr.InvalidParam.With("%q is neither a room id nor an alias", text)
+		return "", nil, mxerr.InvalidParam.With("%q is neither a room id nor an alias", text)
 	}
-	return room, nil
+	return room, via(c), nil
+}
+
+// maxVia is how many servers of those that a client names are asked.
+const maxVia = 10
+
+// via returns the servers that a client names as being in a room; server_name is the older parameter.
+func via(c *httpapi.Call) []id.ServerName {
+	var servers []id.ServerName
+	for _, text := range append(c.QueryAll("via"), c.QueryAll("server_name")...) {
+		if server, err := id.ParseServerName(text); err == nil && len(servers) < maxVia {
+			servers = append(servers, server)
+		}
+	}
+	return servers
 }
 
 type reasonBody struct {
@@ -130,12 +148,12 @@ func (s *Service) knockRoom(ctx context.Context, c *httpapi.Call, in *reasonBody
 	if err := notSuspended(c); err != nil {
 		return nil, err
 	}
-	room, err := s.roomOrAlias(ctx, c.PathValue("roomIdOrAlias"))
+	room, via, err := s.roomOrAlias(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	err = s.SetMembership(ctx, Change{
-		Room: room, Sender: c.User, Target: c.User, Membership: "knock", Reason: in.Reason, Device: c.Device,
+		Room: room, Sender: c.User, Target: c.User, Membership: "knock", Reason: in.Reason, Device: c.Device, Via: via,
 	})
 	return &roomID{room}, err
 }
@@ -247,11 +265,35 @@ func (s *Service) moderate(ctx context.Context, c *httpapi.Call, membership stri
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#mroommember
 func (s *Service) SetMembership(ctx context.Context, c Change) error {
+	here, err := s.resident(ctx, c.Room)
+	if err != nil {
+		return err
+	}
+	if !here && c.Sender == c.Target {
+		if err := s.elsewhere(ctx, &c); !errors.Is(err, errHere) {
+			return err
+		}
+	}
 	if c.Membership == "invite" {
 		if err := s.checkInvitee(ctx, c.Target); err != nil {
 			return err
 		}
+		if !s.local(c.Target) {
+			return s.inviteElsewhere(ctx, &c)
+		}
 	}
+	err = s.setMembership(ctx, c)
+	switch {
+	case !errors.Is(err, mxerr.UnableToGrantJoin):
+		return err
+	case s.Remote == nil:
+		return mxerr.Forbidden.With("no member of this server may let you in")
+	}
+	return s.through(ctx, &c, s.joinThrough) // for whom nobody may vouch here, somebody may elsewhere
+}
+
+// setMembership changes a membership in a room in which this server is.
+func (s *Service) setMembership(ctx context.Context, c Change) error {
 	joinVia, err := s.prepareJoin(ctx, &c)
 	if err != nil {
 		return err
@@ -294,7 +336,10 @@ const invitePermission = "m.invite_permission_config"
 // Spec: https://spec.matrix.org/latest/client-server-api/#invite-permission
 func (s *Service) checkInvitee(ctx context.Context, user id.UserID) error {
 	if !s.local(user) {
-		return mxerr.Forbidden.With("this server does not federate: %s cannot be invited", user)
+		if s.Remote == nil {
+			return mxerr.Forbidden.With("this server does not federate: %s cannot be invited", user)
+		}
+		return nil
 	}
 	var config []byte
 	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -461,7 +506,7 @@ func (s *Service) voucher(w *roomstate.Writer) (voucher id.UserID, err error) {
 		return voucher == ""
 	})
 	if voucher == "" {
-		return "", mxerr.Forbidden.With("no member of this server may let you in")
+		return "", mxerr.UnableToGrantJoin
 	}
 	return voucher, nil
 }

@@ -146,11 +146,7 @@ func (s *Service) vouch(w *roomstate.Writer, user id.UserID) (id.UserID, error) 
 	case !meets:
 		return "", mxerr.Forbidden.With("the user is in none of the rooms whose members may join")
 	}
-	voucher, err := s.voucher(w)
-	if voucher == "" && err != nil {
-		return "", mxerr.UnableToGrantJoin
-	}
-	return voucher, err
+	return s.voucher(w)
 }
 
 // conditions reports whether a user is in one of the rooms that a restricted room allows, and, if not, whether that
@@ -183,6 +179,8 @@ type Entered struct {
 	Auth    []*event.Event // the auth chain of that state and of the event
 	Servers []id.ServerName
 	Version string
+
+	Stripped []json.RawMessage // of a knock: the events by which the room is recognised
 }
 
 // signedMember parses a member event that another server has completed, and sees that it is what it says.
@@ -231,13 +229,7 @@ func (s *Service) wholeState(ctx context.Context, r *roomstate.Room, e *roomstat
 	for i, x := range state {
 		positions[i] = x.Pos
 	}
-	w, err := s.lock(ctx, r.ID)
-	if err != nil {
-		return nil, nil, err
-	}
-	var chain []storage.Pos
-	err = w.AuthChain(append(positions, e.Pos), func(pos storage.Pos) { chain = append(chain, pos) })
-	w.Unlock()
+	chain, err := r.AuthChain(ctx, append(positions, e.Pos))
 	if err != nil {
 		return nil, nil, err
 	}

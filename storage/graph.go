@@ -103,6 +103,13 @@ func (tx *Tx) Gaps(room, upTo, after int64, limit int) ([]Gap, error) {
 	return collect(tx, func(row *sql.Rows, g *Gap) error { return row.Scan(&g.Missing, &g.Ord) }, selectGaps, room, upTo, after, limit)
 }
 
+const selectMissing = `SELECT DISTINCT missing FROM mx_gaps WHERE room = $1`
+
+// MissingEvents returns the backward extremities of a room, in no order.
+func (tx *Tx) MissingEvents(room int64) ([]id.EventID, error) {
+	return collect(tx, value[id.EventID], selectMissing, room)
+}
+
 const deleteGap = `DELETE FROM mx_gaps WHERE room = $1 AND missing = $2`
 
 // CloseGap forgets a backward extremity that has arrived.

@@ -1,6 +1,10 @@
 package syncing
 
 import (
+	"errors"
+
+	"github.com/tidwall/gjson"
+
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
@@ -111,6 +115,9 @@ var strippedTypes = []string{
 // member event itself.
 func (l *look) writeStripped(p *place, key string) error {
 	l.out.key(key).raw(`{"events":[`)
+	if told, err := l.writeTold(p); err != nil || told {
+		return err
+	}
 	for _, eventType := range strippedTypes {
 		if err := l.writeStrippedEvent(p, eventType, ""); err != nil {
 			return err
@@ -125,6 +132,31 @@ func (l *look) writeStripped(p *place, key string) error {
 	l.out.b = event.AppendStripped(l.out.b, p.member.Event)
 	l.out.raw("]}")
 	return nil
+}
+
+// writeTold writes what another server has told of a room in which this one is not; false when it is here.
+func (l *look) writeTold(p *place) (bool, error) {
+	if create, err := p.StatePos(l.ctx, p.member.Now, "m.room.create", ""); err != nil || create != 0 {
+		return false, err
+	}
+	var told []byte
+	err := l.DB.Read(l.ctx, func(tx *storage.Tx) (err error) {
+		told, err = tx.Stripped(p.Num, l.User)
+		return err
+	})
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return false, err
+	}
+	for _, e := range gjson.ParseBytes(told).Array() {
+		if e.Get("type").String() == memberType && e.Get("state_key").String() == string(l.User) {
+			continue // it is told as it is stored
+		}
+		l.out.item().raw(e.Raw)
+	}
+	l.out.item()
+	l.out.b = event.AppendStripped(l.out.b, p.member.Event)
+	l.out.raw("]}")
+	return true, nil
 }
 
 func (l *look) writeStrippedEvent(p *place, eventType, stateKey string) error {

@@ -173,6 +173,7 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	var keys []storage.StateKey
 	var members []storage.Member
 	var tail []storage.Event
+	var gaps []id.EventID
 	epoch := c.events.begin()
 	err := c.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		if row, err = tx.Room(roomID); err != nil {
@@ -184,6 +185,9 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 		if members, err = tx.Members(row.Num); err != nil {
 			return err
 		}
+		if gaps, err = tx.MissingEvents(row.Num); err != nil {
+			return err
+		}
 		tail, err = tx.HistoryBackwards(row.Num, math.MaxInt64, math.MinInt64, tailLength)
 		return err
 	})
@@ -193,6 +197,9 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	r, err := c.newRoom(row.ID, row.Num, row.Version)
 	if err != nil {
 		return nil, err
+	}
+	for _, missing := range gaps {
+		r.head.gaps[missing] = true
 	}
 	return r, r.fill(row, keys, members, tail, epoch)
 }
@@ -206,6 +213,7 @@ func (c *Cache) newRoom(roomID id.RoomID, num int64, version string) (*Room, err
 		ID: roomID, Num: num, Rules: rules, cache: c, lock: make(chan struct{}, 1),
 		numbers: map[Key]int64{}, queued: map[storage.Pos]*Event{}, members: map[id.UserID]Member{}, servers: map[id.ServerName]int{},
 	}
+	r.head.gaps = map[id.EventID]bool{}
 	r.head.txns, r.head.servers, r.head.moved = map[[32]byte]*Pending{}, map[id.ServerName]int{}, map[id.UserID]Member{}
 	r.view.Store(&View{Whole: true})
 	return r, nil

@@ -96,7 +96,7 @@ func (w *Writer) Graft(ev *event.Event, g Graft) error {
 	if err := w.prepareAfter(&p); err != nil {
 		return err
 	}
-	if g.accepted() {
+	if g.accepted() && !w.head.gaps[ev.ID] { // what others follow already is no extremity
 		if err := w.prepareHead(&p); err != nil {
 			return err
 		}
@@ -258,9 +258,7 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 		w.send(act, p, before)
 	}
 	p.Now = w.head.state
-	for _, missing := range g.Missing {
-		act.Add(storage.InsertGap, w.Num, string(missing), p.Ord)
-	}
+	w.placeGaps(act, p)
 	if g.Awaits != "" {
 		act.Add(storage.InsertPendingRedaction, string(g.Awaits), p.Pos)
 	}
@@ -271,6 +269,20 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 		w.addRows(act, p)
 	}
 	return nil
+}
+
+// placeGaps notes what an accepted event follows that is not here, and that the event itself is.
+func (w *Writer) placeGaps(act *storage.Act, p *proposal) {
+	if p.graft.Before != nil {
+		delete(w.head.gaps, p.ID)
+	}
+	if p.Flagged(storage.Rejected | storage.SoftFailed) {
+		return
+	}
+	for _, missing := range p.graft.Missing {
+		w.head.gaps[missing] = true
+		act.Add(storage.InsertGap, w.Num, string(missing), p.Ord)
+	}
 }
 
 // placeStates sets the states before and after the event.

@@ -80,7 +80,8 @@ type head struct {
 	pruneTxns   int                   // how many of them are too many
 	last        *Pending              // the latest act
 	levels      eventauth.Memo
-	graph       *authGraph // nil until it is needed
+	graph       *authGraph          // nil until it is needed
+	gaps        map[id.EventID]bool // backward extremities: what is missing here and was named by others
 
 	servers map[id.ServerName]int // how many joined users each has
 	moved   map[id.UserID]Member  // memberships that are queued and not yet committed; guarded by the room's mu
