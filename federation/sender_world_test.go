@@ -279,3 +279,10 @@ func (o *outside) rows() (outgoing []storage.Outgoing, destinations []storage.De
 	}))
 	return outgoing, destinations
 }
+
+// mostAtOnce is how many transactions were under way at once.
+func (o *outside) mostAtOnce() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.most
+}
