@@ -13,8 +13,9 @@ type PendingRedaction struct {
 }
 
 const selectPendingRedactionsOf = `
-	SELECT p.target, p.pos FROM mx_pending_redactions p JOIN mx_events e ON e.pos = p.pos
-	WHERE p.target IN (SELECT value FROM json_each($1)) AND e.room = $2 ORDER BY p.pos`
+	SELECT target, pos FROM mx_pending_redactions p
+	WHERE target IN (SELECT value FROM json_each($1)) AND (SELECT room FROM mx_events e WHERE e.pos = p.pos) = $2
+	ORDER BY pos`
 
 // PendingRedactionsOf returns the redactions of a room that came before these targets, oldest first.
 func (tx *Tx) PendingRedactionsOf(room int64, targets []id.EventID) ([]PendingRedaction, error) {
