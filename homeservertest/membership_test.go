@@ -1,0 +1,56 @@
+package homeservertest_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/embedmatrix/homeserver/homeservertest"
+)
+
+// settle waits until the servers of a network have told each other everything.
+func settle(t *testing.T, network *homeservertest.Network) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	network.Settle(ctx)
+	require.NoError(t, ctx.Err(), "the network settles")
+}
+
+// FM-01 to FM-06, FM-11: users of two servers get into one room by invite and by join, and read each other.
+func TestTwoServersOneRoom(t *testing.T) {
+	for _, version := range []string{"1", "6", "10", "11", "12"} {
+		t.Run("version="+version, func(t *testing.T) {
+			network := homeservertest.NewNetwork(t)
+			one, two := network.New("one.test"), network.New("two.test")
+			alice, bob := one.User("alice"), two.User("bob")
+			room := alice.CreateRoomWith(map[string]any{
+				"preset": "private_chat", "room_version": version, "name": "Both", "invite": []string{bob.ID},
+			})
+			settle(t, network)
+			invite := bob.Sync("").Get("rooms.invite")
+			require.True(t, invite.Exists(), "bob is invited")
+			require.Contains(t, invite.Raw, `"Both"`)
+
+			bob.MustJoin(room)
+			settle(t, network)
+			require.Equal(t, "join", alice.State(room, "m.room.member", bob.ID).WantOK().Get("membership").String())
+			require.Equal(t, "Both", bob.State(room, "m.room.name", "").WantOK().Get("name").String())
+
+			alice.Send(room, "hello")
+			settle(t, network)
+			bob.Send(room, "hello yourself")
+			settle(t, network)
+			for _, user := range []*homeservertest.User{alice, bob} {
+				timeline := user.Sync("").Get("rooms.join").Raw
+				require.Contains(t, timeline, `"hello"`, user.ID)
+				require.Contains(t, timeline, `"hello yourself"`, user.ID)
+			}
+			bob.MustLeave(room)
+			settle(t, network)
+			require.Equal(t, "leave", alice.State(room, "m.room.member", bob.ID).WantOK().Get("membership").String())
+		})
+	}
+}
