@@ -1,10 +1,10 @@
 package federation
 
 import (
-	"bytes"
 	"encoding/json"
 	"net/http"
 
+	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -57,77 +57,62 @@ type delivery struct {
 
 // readTransaction takes the body of a transaction apart. What its items are is not looked at.
 func readTransaction(body []byte) (*delivery, error) {
-	t := &delivery{}
-	d := json.NewDecoder(bytes.NewReader(body))
-	if opening, err := d.Token(); err != nil || opening != json.Delim('{') {
+	canonical, err := canonjson.AppendLoose(nil, body)
+	if err != nil || !canonjson.IsObject(canonical) {
 		return nil, mxerr.NotJSON.With("the body must be a JSON object")
 	}
-	for d.More() {
-		key, err := d.Token()
-		if err == nil {
-			err = t.read(d, key.(string)) // an object's keys are strings
+	t := &delivery{}
+	before := ""
+	for members := canonjson.Open(canonical); ; {
+		key, value, ok := members.Next()
+		if !ok {
+			return t, nil
 		}
-		if err != nil {
+		if string(key) == before {
+			return nil, mxerr.BadJSON.With("a key occurs twice")
+		}
+		before = string(key)
+		if err := t.read(before, value); err != nil {
 			return nil, err
 		}
 	}
-	if _, err := d.Token(); err != nil {
-		return nil, mxerr.NotJSON
-	}
-	return t, nil
 }
 
 // read reads the value of one key.
-func (t *delivery) read(d *json.Decoder, key string) (err error) {
+func (t *delivery) read(key string, value []byte) (err error) {
 	switch key {
 	case "origin":
-		return t.readOrigin(d)
+		t.origin, err = readOrigin(value)
 	case "pdus":
-		t.pdus, err = readItems(d, key, maxPDUs)
+		t.pdus, err = readItems(key, value, maxPDUs)
 	case "edus":
-		t.edus, err = readItems(d, key, maxEDUs)
-	default:
-		err = skip(d)
+		t.edus, err = readItems(key, value, maxEDUs)
 	}
 	return err
 }
 
-func (t *delivery) readOrigin(d *json.Decoder) (err error) {
-	var name string
-	if err := d.Decode(&name); err != nil {
-		return mxerr.BadJSON.With("origin must be a string")
+func readOrigin(value []byte) (id.ServerName, error) {
+	name, _ := canonjson.String(value)
+	origin, err := id.ParseServerName(name)
+	if err != nil {
+		return "", mxerr.InvalidParam.With("origin is no server name")
 	}
-	if t.origin, err = id.ParseServerName(name); err != nil {
-		return mxerr.InvalidParam.With("origin is no server name")
-	}
-	return nil
+	return origin, nil
 }
 
 // readItems reads a list of at most limit items.
-func readItems(d *json.Decoder, key string, limit int) (items []json.RawMessage, err error) {
-	if opening, err := d.Token(); err != nil || opening != json.Delim('[') {
+func readItems(key string, value []byte, limit int) (items []json.RawMessage, err error) {
+	if !canonjson.IsArray(value) {
 		return nil, mxerr.BadJSON.With("%s must be a list", key)
 	}
-	for d.More() {
+	for list := canonjson.OpenArray(value); ; {
+		item, ok := list.Next()
+		if !ok {
+			return items, nil
+		}
 		if len(items) == limit {
 			return nil, mxerr.BadJSON.With("a transaction may have %d %s", limit, key)
 		}
-		var item json.RawMessage
-		if err := d.Decode(&item); err != nil {
-			return nil, mxerr.NotJSON
-		}
 		items = append(items, item)
 	}
-	if _, err := d.Token(); err != nil {
-		return nil, mxerr.NotJSON
-	}
-	return items, nil
-}
-
-func skip(d *json.Decoder) error {
-	var ignored json.RawMessage
-	if err := d.Decode(&ignored); err != nil {
-		return mxerr.NotJSON
-	}
-	return nil
 }
