@@ -3,7 +3,6 @@ package federation
 import (
 	"context"
 	"encoding/json"
-	"errors"
 
 	"github.com/tidwall/gjson"
 
@@ -33,7 +32,7 @@ func (s *Service) sendInviteV2(ctx context.Context, c *httpapi.Call, in *inviteB
 	switch {
 	case in.RoomVersion == "":
 		return nil, mxerr.MissingParam.With("room_version is missing")
-	case in.Event == nil:
+	case missing(in.Event):
 		return nil, mxerr.MissingParam.With("event is missing")
 	}
 	state, err := stateList(in.InviteRoomState)
@@ -45,8 +44,7 @@ func (s *Service) sendInviteV2(ctx context.Context, c *httpapi.Call, in *inviteB
 
 // sendInviteV1 implements PUT /_matrix/federation/v1/invite/{roomId}/{eventId}.
 //
-// The body is the event itself, with what is told of the room in its unsigned part. "Servers which receive a v1 invite
-// request must assume that the room version is either "1" or "2"": their events differ in nothing.
+// The body is the event itself, with what is told of the room in its unsigned part.
 //
 // https://spec.matrix.org/latest/server-server-api/#put_matrixfederationv1inviteroomideventid
 func (s *Service) sendInviteV1(ctx context.Context, c *httpapi.Call, in *json.RawMessage) (*[2]any, error) {
@@ -54,11 +52,20 @@ func (s *Service) sendInviteV1(ctx context.Context, c *httpapi.Call, in *json.Ra
 	if err != nil {
 		return nil, err
 	}
-	signed, err := s.invite(ctx, c, "1", *in, state)
-	if errors.Is(err, mxerr.IncompatibleVersion) { // the room is known here, as one of version 2
-		signed, err = s.invite(ctx, c, "2", *in, state)
-	}
+	signed, err := s.invite(ctx, c, oldVersion(state), *in, state)
 	return &[2]any{200, signed}, err
+}
+
+// oldVersion is the version of a room to which an invite in the first form leads. "Servers which receive a v1 invite
+// request must assume that the room version is either "1" or "2"": which of them, its m.room.create tells, if anything.
+func oldVersion(state []json.RawMessage) string {
+	for _, raw := range state {
+		known := gjson.GetManyBytes(raw, "type", "content.room_version")
+		if known[0].String() == "m.room.create" && known[1].String() == "2" {
+			return "2"
+		}
+	}
+	return "1"
 }
 
 func (s *Service) invite(ctx context.Context, c *httpapi.Call, version string, raw json.RawMessage, state []json.RawMessage) (*signedInvite, error) {
@@ -73,7 +80,7 @@ func (s *Service) invite(ctx context.Context, c *httpapi.Call, version string, r
 
 // stateList reads the list of events by which a room is recognised. There may be none.
 func stateList(raw json.RawMessage) ([]json.RawMessage, error) {
-	if len(raw) == 0 || string(raw) == "null" {
+	if missing(raw) {
 		return nil, nil
 	}
 	var list []json.RawMessage
@@ -82,3 +89,6 @@ func stateList(raw json.RawMessage) ([]json.RawMessage, error) {
 	}
 	return list, nil
 }
+
+// missing reports whether a key was left out, or null.
+func missing(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }

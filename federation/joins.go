@@ -3,10 +3,14 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"slices"
+
+	"github.com/tidwall/gjson"
 
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/rooms"
 )
 
@@ -45,12 +49,33 @@ func (s *Service) sendJoinV1(ctx context.Context, c *httpapi.Call, in *json.RawM
 }
 
 func (s *Service) join(ctx context.Context, c *httpapi.Call, raw json.RawMessage, answer joined) (*joined, error) {
-	entered, err := s.cfg.Rooms.SendMember(ctx, wishOf(c, "join"), c.EventID("eventId"), raw)
+	entered, err := s.sendMember(ctx, c, "join", raw)
 	if err != nil {
 		return nil, err
 	}
 	answer.Entered, answer.origin = entered, s.cfg.ServerName
+	answer.servers = before(entered, c.Origin)
 	return &answer, nil
+}
+
+// before returns the servers that were in a room before somebody of a server came in: "A list of the servers active in
+// the room (ie, those with joined members) before the join."
+func before(entered *rooms.Entered, origin id.ServerName) []id.ServerName {
+	for _, ev := range entered.State {
+		if ev.Membership() == "join" && id.UserID(*ev.StateKey).Server() == origin {
+			return entered.Servers
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(entered.Servers), func(server id.ServerName) bool { return server == origin })
+}
+
+// sendMember lets rooms take in what somebody has made of a template.
+func (s *Service) sendMember(ctx context.Context, c *httpapi.Call, membership string, raw json.RawMessage) (*rooms.Entered, error) {
+	signatures := gjson.GetBytes(raw, "signatures").Map()[string(c.Origin)]
+	if len(signatures.Map()) == 0 || !gjson.GetBytes(raw, "hashes.sha256").Exists() {
+		return nil, mxerr.Forbidden.With("%s has not hashed and signed the event", c.Origin)
+	}
+	return s.cfg.Rooms.SendMember(ctx, wishOf(c, membership), c.EventID("eventId"), raw)
 }
 
 // wishOf is what the path of a request about a membership says.
@@ -61,9 +86,10 @@ func wishOf(c *httpapi.Call, membership string) rooms.Wish {
 // joined is a room as the server of who has joined is told of it.
 type joined struct {
 	*rooms.Entered
-	origin id.ServerName
-	brief  bool // the auth chain leaves out what is in the state
-	inList bool // in a list behind the status, as version 1 answers
+	origin  id.ServerName
+	servers []id.ServerName // that were in the room before
+	brief   bool            // the auth chain leaves out what is in the state
+	inList  bool            // in a list behind the status, as version 1 answers
 }
 
 // AppendJSON copies the events as they are stored: of a large room there are many.
@@ -79,7 +105,7 @@ func (j *joined) AppendJSON(dst []byte) []byte {
 	dst = appendEvents(append(dst, `{"auth_chain":`...), auth)
 	dst = append(append(dst, `,"event":`...), j.Event.JSON...)
 	dst = append(append(dst, `,"members_omitted":false,"origin":`...), quote(string(j.origin))...)
-	dst = appendNames(append(dst, `,"servers_in_room":`...), j.Servers)
+	dst = appendNames(append(dst, `,"servers_in_room":`...), j.servers)
 	dst = append(appendEvents(append(dst, `,"state":`...), j.State), '}')
 	if j.inList {
 		dst = append(dst, ']')

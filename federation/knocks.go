@@ -28,7 +28,7 @@ type knockState struct {
 //
 // https://spec.matrix.org/latest/server-server-api/#put_matrixfederationv1send_knockroomideventid
 func (s *Service) sendKnock(ctx context.Context, c *httpapi.Call, in *json.RawMessage) (*knockState, error) {
-	entered, err := s.cfg.Rooms.SendMember(ctx, wishOf(c, "knock"), c.EventID("eventId"), *in)
+	entered, err := s.sendMember(ctx, c, "knock", *in)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ func (s *Service) makeLeave(ctx context.Context, c *httpapi.Call, _ *httpapi.Non
 //
 // https://spec.matrix.org/latest/server-server-api/#put_matrixfederationv2send_leaveroomideventid
 func (s *Service) sendLeaveV2(ctx context.Context, c *httpapi.Call, in *json.RawMessage) (*httpapi.Empty, error) {
-	_, err := s.cfg.Rooms.SendMember(ctx, wishOf(c, "leave"), c.EventID("eventId"), *in)
+	_, err := s.sendMember(ctx, c, "leave", *in)
 	return &httpapi.Empty{}, err
 }
 
