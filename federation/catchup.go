@@ -13,9 +13,8 @@ import (
 const (
 	shortOutage = time.Minute // after which a server still gets everything
 
-	pruneAtOnce   = 5000    // rows deleted in one act
-	setsOutlast   = 1 << 21 // positions after which a set that nothing names is forgotten; roomstate writes one again that is half as old
-	maxSweptRooms = 10_000  // of a server at once
+	pruneAtOnce    = 5000   // rows deleted in one act
+	maxMissedRooms = 10_000 // superseded at once
 )
 
 // supersede lets a destination that was away for long have the newest event of each room instead of all of them: it
@@ -48,7 +47,7 @@ func (s *Sender) missed(ctx context.Context, d *destination) (map[int64]storage.
 	past, err := s.journal.each(ctx, d.name, d.row.Past, func(o storage.Outgoing) bool {
 		newest[o.Room] = o
 		count++
-		return len(newest) < maxSweptRooms
+		return len(newest) < maxMissedRooms
 	})
 	return newest, count, past, err
 }
@@ -172,10 +171,6 @@ func (s *Sender) prune(ctx context.Context) (left bool, err error) {
 			n, err = tx.DeleteOutgoing(upTo, pruneAtOnce)
 			return err
 		})
-	}
-	published := s.cfg.DB.Published()
-	if err == nil && published > setsOutlast {
-		err = s.write(ctx, func(tx *storage.Tx) error { return tx.DeleteServerSets(published - setsOutlast) })
 	}
 	return upTo < s.journal.end(), err
 }

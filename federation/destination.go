@@ -24,6 +24,7 @@ const (
 
 	maxSentBytes  = 1 << 20          // bytes of events and EDUs after which a transaction gets no more
 	maxDoubtBytes = 64 << 10         // the same for servers that may not be there
+	sendTimeout   = time.Minute      // a server may have to fetch much before it answers
 	maxSendAnswer = 256 << 10        // bytes; 50 errors fit
 	maxRefusals   = 5                // answers of 5xx with an error of Matrix's,
 	refusedFor    = 10 * time.Minute // in at least this time, after which something in the transaction is thought to be bad
@@ -126,7 +127,7 @@ func (s *Sender) attempt(ctx context.Context, d *destination) outcome {
 	}
 	answer, err := s.cfg.Client.Do(ctx, wire.Request{
 		Destination: d.name, Method: http.MethodPut, Path: "/_matrix/federation/v1/send/" + t.ID,
-		Body: body, MaxAnswer: maxSendAnswer, Force: true, // the pauses are the Sender's
+		Body: body, Timeout: sendTimeout, MaxAnswer: maxSendAnswer, Force: true, // the pauses are the Sender's
 	})
 	return s.judge(ctx, d, answer, err)
 }
