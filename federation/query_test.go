@@ -25,7 +25,7 @@ func TestQueryDirectory(t *testing.T) {
 	query("#none:hs.test").WantError(404, "M_NOT_FOUND")
 	query("#den:other.test").WantError(404, "M_NOT_FOUND")
 	query("den").WantError(400, "M_INVALID_PARAM")
-	query("#" + strings.Repeat("x", 300) + ":hs.test").WantError(400, "M_INVALID_PARAM")
+	query("#"+strings.Repeat("x", 300)+":hs.test").WantError(400, "M_INVALID_PARAM")
 	p.ask("query/directory").WantError(400, "M_MISSING_PARAM")
 }
 
