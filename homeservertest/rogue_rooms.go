@@ -1,11 +1,11 @@
 package homeservertest
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"maps"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
@@ -24,7 +24,7 @@ func (r *Rogue) CreateRoom(version, creator string) *RogueRoom {
 		create["creator"] = creator
 	}
 	if !rules.RoomIDIsCreateHash {
-		room.ID = "!" + strings.TrimPrefix(version, "org.") + "room" + creator[strings.Index(creator, ":"):]
+		room.ID = "!" + rand.Text() + ":" + r.name
 	}
 	first := room.Extend(Draft{Type: "m.room.create", Sender: creator, StateKey: Key(""), Content: create})
 	if rules.RoomIDIsCreateHash {
@@ -59,18 +59,75 @@ func (r *Rogue) Room(roomID string) *RogueRoom {
 // Spec: https://spec.matrix.org/latest/server-server-api/#joining-rooms
 func (r *Rogue) Join(via Peer, roomID, user string) *RogueRoom {
 	r.network.t.Helper()
-	query := url.Values{"ver": roomversion.All()}
-	made := r.Do(via, "GET", federation("v1", "make_join", roomID, user)+"?"+query.Encode(), nil).WantOK()
-	version := made.Get("room_version").String()
-	if !made.Get("room_version").Exists() {
-		version = "1"
-	}
-	join := r.completed(version, made.Get("event"))
+	version, join := r.Make(via, "join", roomID, user)
 	sent := r.Do(via, "PUT", federation("v2", "send_join", roomID, join.ID), join.JSON).WantOK()
 	if signed := sent.Get("event"); signed.Exists() {
 		join.JSON = []byte(signed.Raw)
 	}
 	return r.enter(roomID, version, join, sent)
+}
+
+// Knock lets a user of the rogue knock at a room by way of a server that is in it.
+//
+// Spec: https://spec.matrix.org/latest/server-server-api/#knocking-upon-a-room
+func (r *Rogue) Knock(via Peer, roomID, user string) *Response {
+	r.network.t.Helper()
+	_, knock := r.Make(via, "knock", roomID, user)
+	return r.Do(via, "PUT", federation("v1", "send_knock", roomID, knock.ID), knock.JSON)
+}
+
+// Leave lets a user of the rogue leave a room, or turn down an invite, by way of a server that is in it.
+//
+// Spec: https://spec.matrix.org/latest/server-server-api/#leaving-rooms-rejecting-invites
+func (r *Rogue) Leave(via Peer, roomID, user string) *Response {
+	r.network.t.Helper()
+	_, leave := r.Make(via, "leave", roomID, user)
+	return r.Do(via, "PUT", federation("v2", "send_leave", roomID, leave.ID), leave.JSON)
+}
+
+// Make asks a server for the template of a membership, join, knock or leave, and signs the event.
+func (r *Rogue) Make(via Peer, membership, roomID, user string) (version string, p PDU) {
+	r.network.t.Helper()
+	path := federation("v1", "make_"+membership, roomID, user)
+	if membership != "leave" {
+		path += "?" + url.Values{"ver": roomversion.All()}.Encode()
+	}
+	made := r.Do(via, "GET", path, nil).WantOK()
+	version = "1" // "If not provided, the room version is assumed to be either \"1\" or \"2\"."
+	if told := made.Get("room_version"); told.Exists() {
+		version = told.String()
+	}
+	return version, r.completed(version, made.Get("event"))
+}
+
+// Invite invites a user of a server, which has to take it.
+//
+// Spec: https://spec.matrix.org/latest/server-server-api/#inviting-to-a-room
+func (room *RogueRoom) Invite(to Peer, sender, user string) PDU {
+	r := room.rogue
+	r.network.t.Helper()
+	invite := room.Build(Draft{
+		Type: "m.room.member", Sender: sender, StateKey: &user, Content: Fields{"membership": "invite"},
+		Before: func(event Fields) { event["origin"] = r.name }, // "The name of the inviting homeserver", which is required
+	})
+	body := Fields{"room_version": room.Version, "event": json.RawMessage(invite.JSON), "invite_room_state": room.preview()}
+	signed := r.Do(to, "PUT", federation("v2", "invite", room.ID, invite.ID), body).WantOK().Get("event")
+	invite.JSON = []byte(signed.Raw)
+	room.Add(invite)
+	return invite
+}
+
+// preview is the stripped state that is shown to who is invited: the m.room.create as a whole.
+func (room *RogueRoom) preview() []any {
+	room.rogue.mu.Lock()
+	defer room.rogue.mu.Unlock()
+	list := []any{}
+	for place, eventID := range room.stateAfter(room.heads) {
+		if place.eventType != "m.room.member" {
+			list = append(list, json.RawMessage(room.find(eventID).JSON))
+		}
+	}
+	return list
 }
 
 // completed makes the event of a template.

@@ -28,7 +28,8 @@ func discoverable(cfg *homeserver.Config) {
 
 // Every routed operation answers as its schema in the specification says.
 func TestEveryAnswerFitsTheSpecification(t *testing.T) {
-	judge(t, homeservertest.New(t, discoverable))
+	network := homeservertest.NewNetwork(t)
+	judge(t, network, network.New("hs.test", discoverable))
 }
 
 // A server that is closed leaves no goroutine behind, whatever went on.
