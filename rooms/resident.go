@@ -116,15 +116,17 @@ func (s *Service) template(w *roomstate.Writer, wish Wish) (*Template, error) {
 	if err := check(w, ev); err != nil {
 		return nil, err
 	}
-	return &Template{unfinished(ev), w.Rules.Version}, nil
+	return &Template{s.unfinished(ev), w.Rules.Version}, nil
 }
 
-// unfinished is an event without what only the server that sends it can know.
-func unfinished(ev *event.Event) json.RawMessage {
+// unfinished is an event without what only the server that sends it can know, and with "the name of the resident
+// homeserver".
+func (s *Service) unfinished(ev *event.Event) json.RawMessage {
 	raw := ev.JSON
 	for _, key := range []string{"hashes", "signatures", "event_id"} {
 		raw, _ = sjson.DeleteBytes(raw, key) // the event is an object
 	}
+	raw, _ = sjson.SetBytes(raw, "origin", string(s.ServerName))
 	return raw
 }
 
