@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/filter"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -152,6 +153,9 @@ func (s *Service) askForPast(ctx context.Context, r *roomstate.Room, servers []i
 			s.Log.DebugContext(ctx, "no history", slog.String("server", string(server)), slog.String("room", string(r.ID)), slog.Any("reason", err))
 			continue
 		}
+		if pdus, err = ofGap(ctx, r, pdus, missing); err != nil {
+			return false
+		}
 		s.ReceivePast(ctx, server, r.ID, pdus, at)
 		left, err := s.missingAt(ctx, r, at)
 		if err == nil && len(left) < len(missing) {
@@ -166,6 +170,52 @@ func (s *Service) askBackfill(ctx context.Context, server id.ServerName, room id
 	defer cancel()
 	pdus, err := s.Remote.Backfill(ctx, server, room, from, pastEvents)
 	return pdus[:min(len(pdus), pastEvents)], err
+}
+
+// ofGap leaves out of an answer what only comes before an event that is here already: it belongs to another gap, or it
+// would stand on the wrong side of that event. What cannot be read stays, to be refused with its reason.
+func ofGap(ctx context.Context, r *roomstate.Room, pdus []json.RawMessage, missing []id.EventID) ([]json.RawMessage, error) {
+	prev := map[id.EventID][]id.EventID{}
+	ids := make([]id.EventID, len(pdus))
+	for i, raw := range pdus {
+		if ev, err := event.ParseBackfilled(r.Rules, raw); err == nil {
+			ids[i], prev[ev.ID] = ev.ID, ev.PrevEvents
+		}
+	}
+	stored, err := r.StoredByID(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	here := map[id.EventID]bool{}
+	var before []id.EventID
+	for _, e := range stored {
+		if !e.Flagged(storage.Outlier) {
+			here[e.ID] = true
+			before = append(before, e.PrevEvents...)
+		}
+	}
+	inside, beyond := reached(missing, prev, here), reached(before, prev, nil)
+	var list []json.RawMessage
+	for i, raw := range pdus {
+		if ids[i] == "" || !here[ids[i]] && (inside[ids[i]] || !beyond[ids[i]]) {
+			list = append(list, raw)
+		}
+	}
+	return list, nil
+}
+
+// reached are the events to which prev leads from some, these included, without those of stop and what only they lead to.
+func reached(from []id.EventID, prev map[id.EventID][]id.EventID, stop map[id.EventID]bool) map[id.EventID]bool {
+	found := map[id.EventID]bool{}
+	for ahead := slices.Clone(from); len(ahead) > 0; {
+		eventID := ahead[len(ahead)-1]
+		ahead = ahead[:len(ahead)-1]
+		if !found[eventID] && !stop[eventID] {
+			found[eventID] = true
+			ahead = append(ahead, prev[eventID]...)
+		}
+	}
+	return found
 }
 
 // whoWasThere returns other servers that are in the room and likely to know what came before the event at a place: its

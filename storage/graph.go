@@ -103,9 +103,12 @@ func (tx *Tx) Gaps(room, upTo, after int64, limit int) ([]Gap, error) {
 	return collect(tx, func(row *sql.Rows, g *Gap) error { return row.Scan(&g.Missing, &g.Ord) }, selectGaps, room, upTo, after, limit)
 }
 
-const selectMissing = `SELECT DISTINCT missing FROM mx_gaps WHERE room = $1`
+const selectMissing = `
+	SELECT DISTINCT g.missing FROM mx_gaps g JOIN mx_events e ON e.room = g.room AND e.ord = g.ord
+	WHERE g.room = $1 AND (e.flags & 12) = 0`
 
-// MissingEvents returns the backward extremities of a room, in no order.
+// MissingEvents returns those backward extremities of a room that an event follows which is neither Rejected nor
+// SoftFailed, in no order.
 func (tx *Tx) MissingEvents(room int64) ([]id.EventID, error) {
 	return collect(tx, value[id.EventID], selectMissing, room)
 }

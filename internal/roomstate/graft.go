@@ -271,17 +271,17 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 	return nil
 }
 
-// placeGaps notes what an accepted event follows that is not here, and that the event itself is.
+// placeGaps notes what an event follows that is not here, and that the event itself is. History is missing there even if
+// the event was refused, though to the head it counts then as if nothing followed it.
 func (w *Writer) placeGaps(act *storage.Act, p *proposal) {
 	if p.graft.Before != nil {
 		delete(w.head.gaps, p.ID)
 	}
-	if p.Flagged(storage.Rejected | storage.SoftFailed) {
-		return
-	}
 	for _, missing := range p.graft.Missing {
-		w.head.gaps[missing] = true
 		act.Add(storage.InsertGap, w.Num, string(missing), p.Ord)
+		if !p.Flagged(storage.Rejected | storage.SoftFailed) {
+			w.head.gaps[missing] = true
+		}
 	}
 }
 
