@@ -8,6 +8,8 @@ func (s *Service) Routes() []httpapi.Route {
 	return []httpapi.Route{
 		// sync.go
 		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/sync", s.sync),
+		// events.go
+		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/events", s.getEvents),
 		// filter.go
 		httpapi.Handle(httpapi.Authed, "POST "+user+"/filter", s.defineFilter, httpapi.MaxBody(maxFilter)),
 		httpapi.Handle(httpapi.Authed, "GET "+user+"/filter/{filterId}", s.getFilter),

@@ -1,0 +1,129 @@
+package syncing
+
+import (
+	"context"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/embedmatrix/homeserver/internal/httpapi"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/token"
+)
+
+// maxChunk is how many events of a room one answer of /events has at most: its newest.
+const maxChunk = 100
+
+// getEvents implements GET /_matrix/client/v3/events.
+//
+// It is deprecated: /sync with its answer laid flat. Without from it tells what comes from now on. A room_id, which
+// asks for a look into a room from outside, is not served.
+//
+// https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3events
+func (s *Service) getEvents(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*chunk, error) {
+	q, err := s.eventsRequest(c)
+	if err != nil {
+		return nil, err
+	}
+	if q.Timeout > 0 {
+		c.ExtendDeadline(q.Timeout)
+	}
+	start := q.Since.String()
+	a, err := s.Sync(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return flat(a, start, q.User), nil
+}
+
+// eventsRequest reads the parameters.
+func (s *Service) eventsRequest(c *httpapi.Call) (Request, error) {
+	limit := maxChunk
+	q := Request{User: c.User, Device: c.Device, Filter: &Filter{}}
+	q.Filter.Room.Timeline.Limit = &limit
+	if c.HasQuery("room_id") {
+		return q, mxerr.Forbidden.With("rooms cannot be looked into from outside")
+	}
+	timeout, err := c.Int("timeout", 0)
+	if err != nil {
+		return q, err
+	}
+	q.Timeout = time.Duration(min(max(timeout, 0), int(maxTimeout.Milliseconds()))) * time.Millisecond
+	q.Since, err = s.from(c)
+	return q, err
+}
+
+// from reads the token from; without one, the stream begins now.
+func (s *Service) from(c *httpapi.Call) (*token.Stream, error) {
+	if !c.HasQuery("from") {
+		_, typing := s.Typing.Since(0)
+		return &token.Stream{Pos: s.DB.Published(), Typing: typing, Boot: s.Typing.Boot}, nil
+	}
+	t, err := token.ParseStream(c.Query("from"))
+	if err != nil || t.Pos > s.DB.Published() {
+		return nil, mxerr.InvalidParam.With("from is not a token of this server")
+	}
+	return &t, nil
+}
+
+// chunk is an answer of /events.
+type chunk struct {
+	page
+	start, end string
+}
+
+// AppendJSON appends the answer to dst.
+func (c *chunk) AppendJSON(dst []byte) []byte {
+	out := page{b: append(dst, '{')}
+	out.key("chunk").bytes(c.b).raw("]").key("end").text(c.end).key("start").text(c.start)
+	return append(out.b, '}')
+}
+
+// flat takes the events of an answer out of their rooms.
+func flat(a *Answer, start string, user id.UserID) *chunk {
+	c := &chunk{page: page{b: []byte("[")}, start: start, end: a.Next()}
+	body := gjson.ParseBytes(a.body)
+	c.add("", body.Get("account_data.events"))
+	for _, in := range []string{"join", "leave"} {
+		body.Get("rooms." + in).ForEach(func(room, news gjson.Result) bool {
+			for _, list := range []string{"timeline.events", "ephemeral.events", "account_data.events"} {
+				c.add(room.String(), news.Get(list))
+			}
+			return true
+		})
+	}
+	for _, in := range []string{"invite", "knock"} {
+		body.Get("rooms." + in).ForEach(func(room, news gjson.Result) bool {
+			c.addMember(room.String(), user, news.Get(in+"_state.events"))
+			return true
+		})
+	}
+	return c
+}
+
+// add appends events with the room they are of, if they are of one.
+func (c *chunk) add(room string, events gjson.Result) {
+	for _, e := range events.Array() {
+		c.item()
+		if room == "" {
+			c.raw(e.Raw)
+			continue
+		}
+		c.raw("{").key("room_id").text(room)
+		if inside := e.Raw[1:]; inside != "}" {
+			c.raw(",").raw(inside)
+		} else {
+			c.raw(inside)
+		}
+	}
+}
+
+// addMember appends of what a room is recognised by the user's own member event.
+func (c *chunk) addMember(room string, user id.UserID, events gjson.Result) {
+	for _, e := range events.Array() {
+		if e.Get("type").Str == memberType && e.Get("state_key").Str == string(user) {
+			c.add(room, gjson.Parse("["+e.Raw+"]"))
+		}
+	}
+}
