@@ -271,6 +271,9 @@ func (a *admission) statesBefore(ev *event.Event, b *basis, l *lack) ([]*roomsta
 		case e != nil && !e.Flagged(storage.Outlier):
 			b.prev = append(b.prev, e)
 			states = append(states, a.w.At(e.After))
+		case e != nil && eventID == a.create.ID: // nothing comes before it: what it leaves is known without its place
+			b.missing = append(b.missing, eventID)
+			states = append(states, a.w.StateOf([]*roomstate.Event{e}))
 		case a.after[eventID] != nil:
 			b.missing = append(b.missing, eventID)
 			states = append(states, a.stateOf(a.after[eventID]))
@@ -335,7 +338,8 @@ func (a *admission) judge(ev *event.Event, b *basis) (flags int64, err error) {
 }
 
 // byAuthEvents applies the rules about auth events, and all rules to the state that they form.
-func (a *admission) byAuthEvents(ev *event.Event, auth []*roomstate.Event) error {
+func (a *admission) byAuthEvents(ev *event.Event, auth []*roomstate.Event) (err error) {
+	defer survived(&err)
 	state := &authState{create: a.create.Event, memo: &a.levels}
 	for _, e := range auth {
 		if e == nil {
@@ -353,7 +357,8 @@ func (a *admission) byAuthEvents(ev *event.Event, auth []*roomstate.Event) error
 }
 
 // byState applies the rules to a state of the room.
-func (a *admission) byState(ev *event.Event, state *roomstate.State) error {
+func (a *admission) byState(ev *event.Event, state *roomstate.State) (err error) {
+	defer survived(&err)
 	if state.Root() == a.w.Current().Root() {
 		return refusal(eventauth.Check(ev, a.w)) // it has its power levels at hand
 	}

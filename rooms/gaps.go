@@ -248,12 +248,22 @@ func (f *search) stateAt(ctx context.Context, eventID id.EventID) ([]id.EventID,
 	if err := f.look(ctx, state, auth); err != nil {
 		return nil, err
 	}
+	f.reuse(state)
 	lacking := slices.DeleteFunc(slices.Concat(state, auth), f.here)
 	slices.Sort(lacking)
 	if lacking = slices.Compact(lacking); len(lacking) > min(maxSingly, f.q.left()) {
 		return f.wholeState(ctx, eventID)
 	}
 	return state, f.fetch(ctx, lacking)
+}
+
+// reuse lets events that are to be decided, and are part of a state that was told, be outliers until they are.
+func (f *search) reuse(state []id.EventID) {
+	for _, ev := range f.events {
+		if f.looked[ev.ID] == nil && slices.Contains(state, ev.ID) {
+			f.fetched[ev.ID] = ev
+		}
+	}
 }
 
 // wholeState asks for the state before an event with all its events.
@@ -285,7 +295,7 @@ func (f *search) take(ctx context.Context, raws []json.RawMessage) ([]id.EventID
 			continue
 		}
 		ids = append(ids, ev.ID)
-		if f.looked[ev.ID] == nil && !f.among(ev.ID) {
+		if f.looked[ev.ID] == nil {
 			f.fetched[ev.ID] = ev
 		}
 	}
