@@ -161,8 +161,9 @@ func (d *delivery) inspect(ctx context.Context, parse parser, raws []json.RawMes
 }
 
 // parseOne is check 1: "Is a valid event, otherwise it is dropped."
-func (d *delivery) parseOne(parse parser, raw []byte) (*event.Event, error) {
-	ev, err := parse(d.room.Rules, raw)
+func (d *delivery) parseOne(parse parser, raw []byte) (ev *event.Event, err error) {
+	defer survived(&err)
+	ev, err = parse(d.room.Rules, raw)
 	switch {
 	case err != nil:
 		return nil, err
@@ -191,6 +192,13 @@ func (d *delivery) checkSignatures(ctx context.Context, events []*event.Event, e
 		if n >= len(verified) || verified[n] != nil {
 			events[i], errs[i] = nil, badSignature(verified, n)
 		}
+	}
+}
+
+// survived lets an event that makes a check panic be refused like any other: it must not take those beside it along.
+func survived(err *error) {
+	if p := recover(); p != nil {
+		*err = mxerr.BadJSON.With("the event cannot be checked: %v", p)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -146,7 +147,7 @@ func TestOneBadEventStopsNothing(t *testing.T) {
 	}
 	require.Equal(t, storage.Rejected, f.flags(bad))
 	end := f.timeline()
-	require.Equal(t, ids(a, b, c), end[len(end)-3:], "in the order of the graph")
+	require.Equal(t, idsOf(a, b, c), end[len(end)-3:], "in the order of the graph")
 	require.Empty(t, f.peer.forget())
 }
 
@@ -202,7 +203,7 @@ func TestDepthIsNotTrusted(t *testing.T) {
 	shallow := f.peer.make(d)
 	require.Equal(t, []error{nil, nil}, f.receive(shallow, deep))
 	end := f.timeline()
-	require.Equal(t, ids(deep, shallow), end[len(end)-2:])
+	require.Equal(t, idsOf(deep, shallow), end[len(end)-2:])
 	require.EqualValues(t, 2, f.say(alice, "after it").Depth)
 
 	d = f.peer.text(mal, "deepest")
@@ -280,7 +281,7 @@ func TestRejectionIsHandedOn(t *testing.T) {
 	f := newFederated(t, "11")
 	levels := f.peer.state(mal, "m.room.power_levels", "", map[string]any{"users": map[string]any{string(mal): 100}})
 	topic := f.peer.make(event.Draft{
-		Sender: mal, Type: "m.room.topic", StateKey: new(string), Content: []byte(`{}`), PrevEvents: ids(levels),
+		Sender: mal, Type: "m.room.topic", StateKey: new(string), Content: []byte(`{}`), PrevEvents: idsOf(levels),
 		AuthEvents: []id.EventID{f.current("m.room.create", "").ID, levels.ID, f.current("m.room.member", string(mal)).ID},
 	})
 	after := f.peer.after(mal, "still welcome", topic)
@@ -317,7 +318,7 @@ func TestSoftFailure(t *testing.T) {
 		require.Equal(t, ban, next.PrevEvents)
 
 		d = f.peer.text(mal, "once more")
-		d.PrevEvents, d.AuthEvents = ids(evading), f.authBefore(mal)
+		d.PrevEvents, d.AuthEvents = idsOf(evading), f.authBefore(mal)
 		more := f.peer.make(d)
 		require.NoError(t, f.deliver(more))
 		require.Equal(t, storage.SoftFailed, f.flags(more))
@@ -355,7 +356,7 @@ func TestForksMerge(t *testing.T) {
 		d := event.Draft{Sender: mal, Type: "m.room.topic", StateKey: new(string), Content: []byte(`{"topic":"mal's"}`), PrevEvents: base}
 		topic := f.peer.make(d)
 		d.Type = "m.test"
-		d.PrevEvents = ids(topic)
+		d.PrevEvents = idsOf(topic)
 		test := f.peer.make(d)
 		require.Equal(t, []error{nil, nil}, f.receive(topic, test))
 		require.Len(t, f.heads(), 2)
@@ -512,8 +513,42 @@ func TestReceiveAtOnce(t *testing.T) {
 	wg.Wait()
 	told := f.timeline()
 	for _, batch := range batches {
-		require.Subset(t, told, ids(batch...))
+		require.Subset(t, told, idsOf(batch...))
 	}
 	require.Empty(t, slices.DeleteFunc(f.peer.forget(), func(asked string) bool { return asked == "missing" || asked == "event" }))
+	f.alive()
+}
+
+// F-39: a long chain of changes of the power levels, each of which is an auth event of the next, is taken in good time.
+func TestF39LongAuthChain(t *testing.T) {
+	f := newFederated(t, "11")
+	users := map[string]any{string(alice): 100, string(mal): 100}
+	base := f.put(alice, "m.room.power_levels", "", map[string]any{"users": users})
+	began := time.Now()
+	key := ""
+	var batch []*event.Event
+	prev, levels := f.heads(), f.current("m.room.power_levels", "").ID
+	for i := range 1000 {
+		ev := f.peer.make(event.Draft{
+			Sender: mal, Type: "m.room.power_levels", StateKey: &key, PrevEvents: prev,
+			Content:    content(map[string]any{"users": users, "kick": i % 100}),
+			AuthEvents: []id.EventID{f.current("m.room.create", "").ID, levels, f.current("m.room.member", string(mal)).ID},
+		})
+		prev, levels, batch = []id.EventID{ev.ID}, ev.ID, append(batch, ev)
+		if len(batch) == 50 {
+			require.Equal(t, make([]error, 50), f.receive(batch...))
+			batch = nil
+		}
+	}
+	require.Equal(t, levels, f.current("m.room.power_levels", "").ID)
+	// A branch from before the chain is merged with its end.
+	topic := f.peer.make(event.Draft{
+		Sender: mal, Type: "m.room.topic", StateKey: &key, Content: []byte(`{}`), PrevEvents: idsOf(base),
+		AuthEvents: []id.EventID{f.current("m.room.create", "").ID, base.ID, f.current("m.room.member", string(mal)).ID},
+	})
+	require.NoError(t, f.deliver(topic))
+	require.Equal(t, topic.ID, f.current("m.room.topic", "").ID)
+	require.Equal(t, levels, f.current("m.room.power_levels", "").ID)
+	require.Less(t, time.Since(began), 20*time.Second)
 	f.alive()
 }
