@@ -24,15 +24,15 @@ import (
 	"github.com/embedmatrix/homeserver/storage/sqlite"
 )
 
-// rooms is a Receiver that a test plays. An event is {"id":…,"room":…}.
-type rooms struct {
+// receiver is a Receiver that a test plays. An event is {"id":…,"room":…}.
+type receiver struct {
 	receive func(ctx context.Context, event string) error
 
 	mu       sync.Mutex // guards received
 	received []string
 }
 
-func (r *rooms) Identify(_ context.Context, pdu json.RawMessage) (id.RoomID, id.EventID, error) {
+func (r *receiver) Identify(_ context.Context, pdu json.RawMessage) (id.RoomID, id.EventID, error) {
 	room, event := gjson.GetBytes(pdu, "room").String(), gjson.GetBytes(pdu, "id").String()
 	if room == "" {
 		return "", id.EventID(event), mxerr.BadJSON.With("no room")
@@ -40,7 +40,7 @@ func (r *rooms) Identify(_ context.Context, pdu json.RawMessage) (id.RoomID, id.
 	return id.RoomID(room), id.EventID(event), nil
 }
 
-func (r *rooms) Receive(ctx context.Context, _ id.ServerName, _ id.RoomID, pdus []json.RawMessage) []error {
+func (r *receiver) Receive(ctx context.Context, _ id.ServerName, _ id.RoomID, pdus []json.RawMessage) []error {
 	errs := make([]error, len(pdus))
 	for i, pdu := range pdus {
 		event := gjson.GetBytes(pdu, "id").String()
@@ -63,7 +63,7 @@ func (anyone) Peer(_ context.Context, r *http.Request, body func() ([]byte, erro
 }
 
 // inbox is a server that takes transactions for rooms.
-func inbox(t *testing.T, r *rooms, edus map[string]func(context.Context, id.ServerName, json.RawMessage) error) (*federation.Service, http.Handler) {
+func inbox(t *testing.T, r *receiver, edus map[string]func(context.Context, id.ServerName, json.RawMessage) error) (*federation.Service, http.Handler) {
 	t.Helper()
 	db, err := storage.Open(t.Context(), sqlite.Memory())
 	require.NoError(t, err)
@@ -94,7 +94,7 @@ func pdus(events ...string) string {
 }
 
 func TestVerdicts(t *testing.T) {
-	r := &rooms{receive: func(_ context.Context, event string) error {
+	r := &receiver{receive: func(_ context.Context, event string) error {
 		switch event {
 		case "$refused":
 			return mxerr.Forbidden.With("not here")
@@ -119,7 +119,7 @@ func TestVerdicts(t *testing.T) {
 // The events of a room are taken in their order, and rooms do not wait for each other.
 func TestRoomsBesideEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &rooms{receive: func(_ context.Context, event string) error {
+		r := &receiver{receive: func(_ context.Context, event string) error {
 			if strings.HasPrefix(event, "$slow") {
 				time.Sleep(10 * time.Second)
 			}
@@ -138,7 +138,7 @@ func TestRoomsBesideEachOther(t *testing.T) {
 // A server's transactions are handled one after the other, another server's beside them.
 func TestServersBesideEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &rooms{receive: func(context.Context, string) error { time.Sleep(10 * time.Second); return nil }}
+		r := &receiver{receive: func(context.Context, string) error { time.Sleep(10 * time.Second); return nil }}
 		_, server := inbox(t, r, nil)
 		var all sync.WaitGroup
 		took := make([]time.Duration, 3)
@@ -158,7 +158,7 @@ func TestServersBesideEachOther(t *testing.T) {
 // F-63: whatever a room waits for, its transaction is answered within a minute, and later ones are handled.
 func TestAnswerInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &rooms{receive: func(ctx context.Context, event string) error {
+		r := &receiver{receive: func(ctx context.Context, event string) error {
 			if event != "$endless" {
 				return nil
 			}
@@ -178,7 +178,7 @@ func TestAnswerInTime(t *testing.T) {
 // A sender that does not wait finds the answer when it comes again.
 func TestSenderThatLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &rooms{receive: func(context.Context, string) error { time.Sleep(10 * time.Second); return nil }}
+		r := &receiver{receive: func(context.Context, string) error { time.Sleep(10 * time.Second); return nil }}
 		_, server := inbox(t, r, nil)
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -193,7 +193,7 @@ func TestSenderThatLeaves(t *testing.T) {
 // A transaction that met a fault of this server is not answered, so that it is sent again; nor is one that Close met.
 func TestFaultsAreNotAnswers(t *testing.T) {
 	away, begun := true, make(chan struct{})
-	r := &rooms{receive: func(ctx context.Context, event string) error {
+	r := &receiver{receive: func(ctx context.Context, event string) error {
 		if event == "$endless" {
 			close(begun)
 			<-ctx.Done()
@@ -218,7 +218,7 @@ func TestFaultsAreNotAnswers(t *testing.T) {
 // A server cannot have others' memory filled with transactions that wait.
 func TestWaitingTransactionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &rooms{receive: func(context.Context, string) error { time.Sleep(time.Second); return nil }}
+		r := &receiver{receive: func(context.Context, string) error { time.Sleep(time.Second); return nil }}
 		_, server := inbox(t, r, nil)
 		large := strings.TrimSuffix(pdus("!a/$e"), "}") + `,"x":"` + strings.Repeat("x", 9<<20) + `"}`
 		var all sync.WaitGroup
@@ -238,7 +238,7 @@ func TestWaitingTransactionsAreBounded(t *testing.T) {
 
 // Each EDU is told to whom it concerns, after the events; one that fails costs the others nothing.
 func TestEDUsAreTold(t *testing.T) {
-	r := &rooms{}
+	r := &receiver{}
 	var told []string
 	tell := func(_ context.Context, origin id.ServerName, content json.RawMessage) error {
 		require.Equal(t, []string{"$e"}, r.received)
