@@ -155,7 +155,7 @@ func TestDoor(t *testing.T) {
 		{"no server name", target, body, []string{edit(`origin="peer"`, `origin="a b"`)}, 401, "M_UNAUTHORIZED"},
 		{"one that may not", target, body, []string{d.sign(t, "PUT", target, "banned", "own", body)}, 403, "M_FORBIDDEN"},
 		{"no JSON", target, "<", []string{good}, 400, "M_NOT_JSON"},
-		{"a key twice", target, `{"n":1,"n":1}`, []string{good}, 400, "M_BAD_JSON"},
+		{"a key twice, not signed", target, `{"n":1,"n":1}`, []string{good}, 401, "M_UNAUTHORIZED"},
 		{"no object", target, "[]", []string{d.sign(t, "PUT", target, "peer", "own", "[]")}, 400, "M_BAD_JSON"},
 		{"too large", target, `{"n":"` + strings.Repeat("n", 1000) + `"}`, []string{good}, 413, "M_TOO_LARGE"},
 	}

@@ -57,22 +57,17 @@ type delivery struct {
 
 // readTransaction takes the body of a transaction apart. What its items are is not looked at.
 func readTransaction(body []byte) (*delivery, error) {
-	canonical, err := canonjson.AppendLoose(nil, body)
-	if err != nil || !canonjson.IsObject(canonical) {
+	compact, err := canonjson.AppendCompact(nil, body)
+	if err != nil || !canonjson.IsObject(compact) {
 		return nil, mxerr.NotJSON.With("the body must be a JSON object")
 	}
 	t := &delivery{}
-	before := ""
-	for members := canonjson.Open(canonical); ; {
+	for members := canonjson.Open(compact); ; {
 		key, value, ok := members.Next()
 		if !ok {
 			return t, nil
 		}
-		if string(key) == before {
-			return nil, mxerr.BadJSON.With("a key occurs twice")
-		}
-		before = string(key)
-		if err := t.read(before, value); err != nil {
+		if err := t.read(string(key), value); err != nil {
 			return nil, err
 		}
 	}
@@ -80,6 +75,9 @@ func readTransaction(body []byte) (*delivery, error) {
 
 // read reads the value of one key.
 func (t *delivery) read(key string, value []byte) (err error) {
+	if key == "origin" && t.origin != "" || key == "pdus" && t.pdus != nil || key == "edus" && t.edus != nil {
+		return mxerr.BadJSON.With("%s occurs twice", key)
+	}
 	switch key {
 	case "origin":
 		t.origin, err = readOrigin(value)
@@ -101,7 +99,8 @@ func readOrigin(value []byte) (id.ServerName, error) {
 }
 
 // readItems reads a list of at most limit items.
-func readItems(key string, value []byte, limit int) (items []json.RawMessage, err error) {
+func readItems(key string, value []byte, limit int) ([]json.RawMessage, error) {
+	items := []json.RawMessage{} // not nil: the list was there
 	if !canonjson.IsArray(value) {
 		return nil, mxerr.BadJSON.With("%s must be a list", key)
 	}

@@ -19,8 +19,8 @@ const MaxDepth = 100
 // MaxInteger is the largest integer of canonical JSON, and -MaxInteger the smallest.
 const MaxInteger = 1<<53 - 1
 
-// looseDepth is MaxDepth of AppendLoose: that of encoding/json.
-const looseDepth = 10_000
+// looseDepth is MaxDepth of AppendLoose: as deep as 64 KiB can be nested, the size of an event.
+const looseDepth = 1 << 15
 
 // maxInput bounds the input so that offsets fit in 32 bits.
 const maxInput = 1 << 28
@@ -60,10 +60,21 @@ func AppendStrict(dst, data []byte) ([]byte, error) {
 }
 
 // AppendLoose is Append for what somebody else has signed as a whole and that is taken apart before any of it is
-// believed. It lets pass what Append refuses but for ErrSyntax: nesting up to 10,000 levels; keys that occur twice, in
+// believed. It lets pass what Append refuses but for ErrSyntax: nesting up to 32,768 levels; keys that occur twice, in
 // their order; bytes that are no UTF-8, and escaped halves of surrogate pairs, as they stand.
 func AppendLoose(dst, data []byte) ([]byte, error) {
 	w := writer{data: data, loose: true, out: dst, base: len(dst)}
+	if err := w.run(); err != nil {
+		return dst, err
+	}
+	return w.out, nil
+}
+
+// AppendCompact appends data without the white space between its tokens; all else stays as it stands. It takes what
+// AppendLoose takes, and Members and Elements walk what it makes, but for keys and strings with escapes that canonical
+// JSON would not have.
+func AppendCompact(dst, data []byte) ([]byte, error) {
+	w := writer{data: data, loose: true, verbatim: true, out: dst, base: len(dst)}
 	if err := w.run(); err != nil {
 		return dst, err
 	}
@@ -85,10 +96,13 @@ type writer struct {
 	pos     int // next byte to read
 	flushed int // data[flushed:pos] is canonical and not yet in out
 	strict  bool
-	loose   bool // see AppendLoose
 	discard bool // only check
-	out     []byte
-	base    int // where our output begins in out
+
+	loose    bool // see AppendLoose
+	verbatim bool // see AppendCompact
+
+	out  []byte
+	base int // where our output begins in out
 
 	members memberStack // of all objects that are open, outermost first
 }
@@ -233,7 +247,7 @@ func (w *writer) object(depth int) error {
 		w.space()
 	}
 	var err error
-	if !sorted {
+	if !sorted && !w.verbatim {
 		err = w.sort(first)
 	}
 	w.members.n = first

@@ -241,7 +241,7 @@ func wantSameMeaning(t *testing.T, in, out []byte) {
 
 // What somebody else has signed keeps what no two parsers would read alike.
 func TestAppendLoose(t *testing.T) {
-	deep := strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000)
+	deep := strings.Repeat("[", 30_000) + strings.Repeat("]", 30_000)
 	for _, tt := range []struct{ name, in, want string }{
 		{"sorted", `{"b": 1, "a": 1.5}`, `{"a":1.5,"b":1}`},
 		{"a key twice", `{"b":1,"a":2,"b":0}`, `{"a":2,"b":1,"b":0}`},
@@ -255,8 +255,17 @@ func TestAppendLoose(t *testing.T) {
 			require.Equal(t, tt.want, string(got))
 		})
 	}
-	for _, in := range []string{"", `{"a":1}x`, `{"a":"\u12"}`, strings.Repeat("[", 10_001)} {
+	for _, in := range []string{"", `{"a":1}x`, `{"a":"\u12"}`, strings.Repeat("[", 40_000)} {
 		_, err := canonjson.AppendLoose(nil, []byte(in))
 		require.Error(t, err, "%.20q", in)
 	}
+}
+
+func TestAppendCompact(t *testing.T) {
+	in := "{ \"b\" : 1e3 , \"a\":\"\\u0041 \\ud800 \xff\",\t\"b\":[ -0 , 1.50 ]}\n"
+	got, err := canonjson.AppendCompact([]byte("x"), []byte(in))
+	require.NoError(t, err)
+	require.Equal(t, "x{\"b\":1e3,\"a\":\"\\u0041 \\ud800 \xff\",\"b\":[-0,1.50]}", string(got))
+	_, err = canonjson.AppendCompact(nil, []byte(`{"a":1`))
+	require.ErrorIs(t, err, canonjson.ErrSyntax)
 }

@@ -62,7 +62,7 @@ func (w *writer) escape() error {
 	}
 	var buf [8]byte
 	want := appendRune(buf[:0], r)
-	if string(want) == string(w.data[w.pos:w.pos+n]) {
+	if w.verbatim || string(want) == string(w.data[w.pos:w.pos+n]) {
 		w.pos += n
 		return nil
 	}
@@ -185,7 +185,7 @@ func (w *writer) number() error {
 		w.pos = from
 		return w.fail(ErrNumber, "")
 	}
-	if integer[0] == '-' && integer[1] == '0' && !fraction || exponent && !fraction {
+	if !w.verbatim && (integer[0] == '-' && integer[1] == '0' && !fraction || exponent && !fraction) {
 		w.rewrite(from)
 	}
 	return nil
