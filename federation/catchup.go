@@ -13,8 +13,9 @@ import (
 const (
 	shortOutage = time.Minute // after which a server still gets everything
 
-	pruneAtOnce    = 5000   // rows deleted in one act
-	maxMissedRooms = 10_000 // superseded at once
+	setsOutlast    = 1 << 21 // positions after which a set that nothing names is forgotten; roomstate writes one again that is half as old
+	pruneAtOnce    = 5000    // rows deleted in one act
+	maxMissedRooms = 10_000  // superseded at once
 )
 
 // supersede lets a destination that was away for long have the newest event of each room instead of all of them: it
@@ -171,6 +172,10 @@ func (s *Sender) prune(ctx context.Context) (left bool, err error) {
 			n, err = tx.DeleteOutgoing(upTo, pruneAtOnce)
 			return err
 		})
+	}
+	published := s.cfg.DB.Published()
+	if err == nil && published > setsOutlast {
+		err = s.write(ctx, func(tx *storage.Tx) error { return tx.DeleteServerSets(published - setsOutlast) })
 	}
 	return upTo < s.journal.end(), err
 }

@@ -36,15 +36,15 @@ func TestMissingEventsAreAskedFor(t *testing.T) {
 	last := list[len(list)-1]
 	f.peer.missing = func(earliest, latest []id.EventID, limit int) []*event.Event {
 		require.Equal(t, head, earliest)
-		require.Equal(t, ids(last), latest)
+		require.Equal(t, idsOf(last), latest)
 		require.Equal(t, 20, limit)
 		return list[:9]
 	}
 	require.NoError(t, f.deliver(last))
 	require.Equal(t, []string{"missing"}, f.peer.forget())
 	end := f.timeline()
-	require.Equal(t, ids(list...), end[len(end)-10:])
-	require.Equal(t, ids(last), f.heads())
+	require.Equal(t, idsOf(list...), end[len(end)-10:])
+	require.Equal(t, idsOf(last), f.heads())
 	f.alive()
 }
 
@@ -59,7 +59,7 @@ func TestMissingEventsInSeveralRounds(t *testing.T) {
 	require.NoError(t, f.deliver(list[45]))
 	require.Equal(t, []string{"missing", "missing", "missing"}, f.peer.forget())
 	end := f.timeline()
-	require.Equal(t, ids(list...), end[len(end)-46:])
+	require.Equal(t, idsOf(list...), end[len(end)-46:])
 }
 
 // FP-11, FP-13, SR-11: when they are not to be had, the state before the oldest is, and takes part in the room's.
@@ -71,7 +71,7 @@ func TestStateAtAGap(t *testing.T) {
 		key := "k"
 		t1 := f.peer.state(mal, "m.test", "told", map[string]any{"a": 1})
 		y := f.peer.make(event.Draft{
-			Sender: mal, Type: "m.test", StateKey: &key, Content: []byte(`{}`), PrevEvents: ids(t1),
+			Sender: mal, Type: "m.test", StateKey: &key, Content: []byte(`{}`), PrevEvents: idsOf(t1),
 		})
 		x := f.peer.after(mal, "x", y)
 		c := f.peer.after(mal, "c", x)
@@ -80,7 +80,7 @@ func TestStateAtAGap(t *testing.T) {
 		f.peer.stateIDs[y.ID] = with(base, t1)
 		require.NoError(t, f.deliver(c))
 		require.Equal(t, []string{"missing", "event", "state_ids", "event"}, f.peer.forget())
-		require.Equal(t, ids(x, c), f.timeline()[len(f.timeline())-2:])
+		require.Equal(t, idsOf(x, c), f.timeline()[len(f.timeline())-2:])
 		require.Equal(t, y.ID, f.current("m.test", "k").ID)
 		require.Equal(t, t1.ID, f.current("m.test", "told").ID)
 		require.Equal(t, storage.Outlier, f.flags(y))
@@ -136,8 +136,8 @@ func TestMissingAuthEvents(t *testing.T) {
 			return []id.EventID{f.current("m.room.create", "").ID, levels.ID, f.current("m.room.member", string(mal)).ID}
 		}
 		second := f.peer.make(event.Draft{
-			Sender: mal, Type: "m.room.power_levels", StateKey: new(string), AuthEvents: auth(first), PrevEvents: ids(first),
-			Content: content(map[string]any{"users": powers(f, map[id.UserID]int{mal: 50}), "events": map[string]any{"m.room.power_levels": 50}, "kick": 40}),
+			Sender: mal, Type: "m.room.power_levels", StateKey: new(string), AuthEvents: auth(first), PrevEvents: idsOf(first),
+			Content: contentOf(map[string]any{"users": powers(f, map[id.UserID]int{mal: 50}), "events": map[string]any{"m.room.power_levels": 50}, "kick": 40}),
 		})
 		d := f.peer.text(mal, "x")
 		d.AuthEvents, d.PrevEvents = auth(second), base
@@ -338,7 +338,7 @@ func TestReceivePast(t *testing.T) {
 		require.Equal(t, state, f.room.View().State)
 		told := f.timeline()
 		from := slices.Index(told, first.ID)
-		require.Equal(t, append(ids(list...), gap.ID), told[from:from+7])
+		require.Equal(t, append(idsOf(list...), gap.ID), told[from:from+7])
 		f.say(alice, "x")
 	}
 }
@@ -355,7 +355,7 @@ func TestPastIsChecked(t *testing.T) {
 	}
 	require.Equal(t, make([]error, 20), f.receive(fan...))
 	last := f.peer.after(mal, "last", fan...)
-	list, err := json.Marshal(append(ids(fan...), base[0], f.room.View().Tail[0].ID))
+	list, err := json.Marshal(append(idsOf(fan...), base[0], f.room.View().Tail[0].ID))
 	require.NoError(t, err)
 	wide := signed(t, f, forge(t, f.peer.message(mal, "wide"), func(m map[string]json.RawMessage) { m["prev_events"] = list }))
 	require.Error(t, f.deliverRaw(wide), "21 are refused elsewhere")

@@ -51,7 +51,7 @@ func TestHeal(t *testing.T) {
 		}
 		last := f.say(alice, "x")
 		require.LessOrEqual(t, len(last.PrevEvents), 10)
-		require.Equal(t, ids(last), f.heads())
+		require.Equal(t, idsOf(last), f.heads())
 		f.alive()
 	}
 }
@@ -77,7 +77,7 @@ func TestRemoteDummyEvents(t *testing.T) {
 	f := newFederated(t, "11")
 	ev := f.peer.make(event.Draft{Sender: mal, Type: "org.matrix.dummy_event", Content: []byte(`{}`)})
 	require.NoError(t, f.deliver(ev))
-	require.Equal(t, ids(ev), f.heads())
+	require.Equal(t, idsOf(ev), f.heads())
 	require.NotContains(t, f.timeline(), ev.ID)
 	f.alive()
 }

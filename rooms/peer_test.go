@@ -100,7 +100,7 @@ func (f *federated) set(sender, target id.UserID, membership string) {
 func (f *federated) say(user id.UserID, body string) *event.Event {
 	f.t.Helper()
 	return f.send(rooms.Draft{
-		Sender: user, Type: "m.room.message", Content: content(map[string]any{"msgtype": "m.text", "body": body}),
+		Sender: user, Type: "m.room.message", Content: contentOf(map[string]any{"msgtype": "m.text", "body": body}),
 	})
 }
 
@@ -117,7 +117,7 @@ func (f *federated) send(d rooms.Draft) *event.Event {
 // put sets state as a local user does.
 func (f *federated) put(user id.UserID, eventType, key string, c map[string]any) *event.Event {
 	f.t.Helper()
-	return f.send(rooms.Draft{Sender: user, Type: eventType, StateKey: &key, Content: content(c)})
+	return f.send(rooms.Draft{Sender: user, Type: eventType, StateKey: &key, Content: contentOf(c)})
 }
 
 // receive takes events of the peer, and returns the results.
@@ -244,7 +244,7 @@ func members(r *roomstate.Room) map[id.UserID]string {
 	return list
 }
 
-func content(c map[string]any) []byte {
+func contentOf(c map[string]any) []byte {
 	raw, err := json.Marshal(c)
 	if err != nil {
 		panic(err)
@@ -326,22 +326,22 @@ func (p *peer) message(sender id.UserID, body string) *event.Event {
 }
 
 func (p *peer) text(sender id.UserID, body string) event.Draft {
-	return event.Draft{Sender: sender, Type: "m.room.message", Content: content(map[string]any{"msgtype": "m.text", "body": body})}
+	return event.Draft{Sender: sender, Type: "m.room.message", Content: contentOf(map[string]any{"msgtype": "m.text", "body": body})}
 }
 
 // after is a message that follows these events.
 func (p *peer) after(sender id.UserID, body string, prev ...*event.Event) *event.Event {
 	p.t.Helper()
 	d := p.text(sender, body)
-	d.PrevEvents = ids(prev...)
+	d.PrevEvents = idsOf(prev...)
 	return p.make(d)
 }
 
 func (p *peer) state(sender id.UserID, eventType, key string, c map[string]any, prev ...*event.Event) *event.Event {
 	p.t.Helper()
-	d := event.Draft{Sender: sender, Type: eventType, StateKey: &key, Content: content(c)}
+	d := event.Draft{Sender: sender, Type: eventType, StateKey: &key, Content: contentOf(c)}
 	if len(prev) > 0 {
-		d.PrevEvents = ids(prev...)
+		d.PrevEvents = idsOf(prev...)
 	}
 	return p.make(d)
 }
@@ -351,7 +351,7 @@ func (p *peer) member(user id.UserID, membership string, prev ...*event.Event) *
 	return p.state(user, "m.room.member", string(user), map[string]any{"membership": membership}, prev...)
 }
 
-func ids(events ...*event.Event) []id.EventID {
+func idsOf(events ...*event.Event) []id.EventID {
 	var list []id.EventID
 	for _, ev := range events {
 		list = append(list, ev.ID)
@@ -435,7 +435,7 @@ func (p *peer) EventAuth(_ context.Context, _ id.ServerName, _ id.RoomID, eventI
 func (p *peer) StateIDs(_ context.Context, _ id.ServerName, _ id.RoomID, eventID id.EventID) (state, auth []id.EventID, err error) {
 	p.ask("state_ids")
 	if list, ok := p.stateIDs[eventID]; ok {
-		return ids(list...), nil, nil
+		return idsOf(list...), nil, nil
 	}
 	return nil, nil, errNotHere
 }

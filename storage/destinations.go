@@ -76,6 +76,15 @@ func (tx *Tx) DeleteOutgoing(upTo Pos, limit int) (int64, error) {
 	return tx.exec(deleteOutgoing, upTo, limit)
 }
 
+const deleteServerSets = `
+	DELETE FROM mx_server_sets WHERE set_id < $1 AND set_id NOT IN (SELECT set_id FROM mx_outgoing)`
+
+// DeleteServerSets forgets the sets from before a position that nothing is sent to any more.
+func (tx *Tx) DeleteServerSets(before Pos) error {
+	_, err := tx.exec(deleteServerSets, before)
+	return err
+}
+
 const destinationColumns = `server_name, past, edus_past, txn_id, txn, failing_since_ms, retry_at_ms, retry_interval_ms`
 
 // UpsertDestination writes a destination; see Destination.Row.

@@ -220,7 +220,7 @@ func (w *Writer) findMembers(p *proposal, root Root) error {
 	if err != nil {
 		return err
 	}
-	changes = slices.DeleteFunc(changes, func(c Change) bool { return c.Type != "m.room.member" })
+	changes = slices.DeleteFunc(changes, func(c Change) bool { return !ofUser(c.Type, c.StateKey) })
 	positions := make([]storage.Pos, 0, len(changes))
 	for _, c := range changes {
 		if c.After != 0 {
@@ -239,6 +239,15 @@ func (w *Writer) findMembers(p *proposal, root Root) error {
 		p.graft.members = append(p.graft.members, m)
 	}
 	return nil
+}
+
+// ofUser reports whether a state key is that of a user's membership. The rules let another server put any text there.
+func ofUser(eventType, stateKey string) bool {
+	if eventType != "m.room.member" {
+		return false
+	}
+	_, err := id.ParseUserID(stateKey)
+	return err == nil
 }
 
 // placeGraft gives an event that was grafted its place at a position of the stream, and adds its rows.
@@ -315,7 +324,7 @@ func (w *Writer) placeHead(act *storage.Act, p *proposal, at storage.Pos) {
 		w.head.state = g.now
 	}
 	w.settle(p)
-	if g.now == 0 && p.Type == "m.room.member" && p.StateKey != nil {
+	if g.now == 0 && p.StateKey != nil && ofUser(p.Type, *p.StateKey) {
 		user := id.UserID(*p.StateKey)
 		g.members = slices.DeleteFunc(g.members, func(m Member) bool { return m.User == user })
 		g.members = append(g.members, Member{User: user, Membership: p.Membership(), Pos: p.Pos})

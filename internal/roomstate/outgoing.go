@@ -17,6 +17,9 @@ type serverSet struct {
 	names  []id.ServerName
 }
 
+// setLasts is after how many positions a set is written again: the sender forgets those twice as old that nothing names.
+const setLasts = 1 << 20
+
 // move notes a membership that the head has from now on.
 func (w *Writer) move(m Member) {
 	before := w.memberOfHead(m.User)
@@ -64,7 +67,7 @@ func (w *Writer) send(act *storage.Act, p *proposal, before *serverSet) {
 	if len(set.names) == 0 {
 		return
 	}
-	if set.number == 0 {
+	if set.number == 0 || p.Arrived()-set.number > setLasts {
 		set.number = p.Arrived()
 		act.Add(storage.InsertServerSet, set.number, encodeServers(set.names))
 	}
