@@ -21,7 +21,7 @@ func (p *peer) redacts(sender id.UserID, target id.EventID, prev ...*event.Event
 	p.t.Helper()
 	d := event.Draft{Sender: sender, Type: "m.room.redaction", Content: []byte(`{}`), Redacts: target}
 	if len(prev) > 0 {
-		d.PrevEvents = ids(prev...)
+		d.PrevEvents = idsOf(prev...)
 	}
 	return p.make(d)
 }
@@ -58,7 +58,7 @@ func TestRedactionBeforeTarget(t *testing.T) {
 			if apart {
 				require.NoError(t, f.deliver(redaction))
 				require.Equal(t, shown, slices.Contains(f.timeline(), redaction.ID), version)
-				require.Equal(t, ids(redaction), f.heads(), "it is on the head all the same")
+				require.Equal(t, idsOf(redaction), f.heads(), "it is on the head all the same")
 				f.say(alice, "after it")
 				require.NoError(t, f.deliver(ev))
 			} else {
@@ -86,8 +86,8 @@ func TestRedactionThatDoesNotApply(t *testing.T) {
 	require.Contains(t, string(f.stored(ev).Content()), "stays")
 	require.EqualValues(t, 0, f.flags(redaction))
 	require.NotContains(t, f.timeline(), redaction.ID)
-	require.Equal(t, ids(redaction), f.heads())
-	require.Equal(t, ids(redaction), f.say(alice, "next").PrevEvents)
+	require.Equal(t, idsOf(redaction), f.heads())
+	require.Equal(t, idsOf(redaction), f.say(alice, "next").PrevEvents)
 
 	// Nor one that was waiting for its target.
 	own := f.peer.make(event.Draft{Sender: mal, Type: "m.room.redaction", Content: []byte(`{}`), Redacts: "$unknown"})
@@ -152,7 +152,7 @@ func TestSoftFailedRedaction(t *testing.T) {
 	auth := f.authBefore(mal)
 	f.set(alice, mal, "ban")
 	redaction := f.peer.make(event.Draft{
-		Sender: mal, Type: "m.room.redaction", Content: []byte(`{}`), Redacts: ev.ID, PrevEvents: ids(ev), AuthEvents: auth,
+		Sender: mal, Type: "m.room.redaction", Content: []byte(`{}`), Redacts: ev.ID, PrevEvents: idsOf(ev), AuthEvents: auth,
 	})
 	require.NoError(t, f.deliver(redaction))
 	require.Equal(t, storage.SoftFailed, f.flags(redaction))
