@@ -29,6 +29,9 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}", s.sendKnock),
 		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v2/invite/{roomId}/{eventId}", s.sendInviteV2, httpapi.MaxBody(maxInvite)),
 		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/invite/{roomId}/{eventId}", s.sendInviteV1, httpapi.MaxBody(maxInvite)),
+		// third_party_invite.go
+		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}", s.exchangeThirdPartyInvite),
+		httpapi.Handle(httpapi.Public, "PUT /_matrix/federation/v1/3pid/onbind", s.onBindThirdPartyIdentifier, httpapi.RateLimited()),
 		// query.go, public_rooms.go, spaces.go
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/directory", s.queryRoomDirectory),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/profile", s.queryProfile),

@@ -24,6 +24,10 @@ type RemoteMembership interface {
 	SendInvite(ctx context.Context, server id.ServerName, invite *event.Event, state []json.RawMessage) (json.RawMessage, error)
 	// ResolveAlias asks the server of an alias for its room and for servers that are in it.
 	ResolveAlias(ctx context.Context, alias id.RoomAlias) (id.RoomID, []id.ServerName, error)
+	// ExchangeInvite asks a server to make an invite of a third-party invite of its user; partial is the event.
+	ExchangeInvite(ctx context.Context, server id.ServerName, room id.RoomID, partial json.RawMessage) error
+	// KeyValid asks at a URL of an identity server whether a public key of it is valid still.
+	KeyValid(ctx context.Context, url, publicKey string) (bool, error)
 }
 
 // JoinAnswer is what a server that has taken in a join tells of the room.

@@ -121,3 +121,42 @@ func appendKey(keys []ed25519.PublicKey, v []byte) []ed25519.PublicKey {
 	}
 	return append(keys, key)
 }
+
+// InviteKey is a key of an m.room.third_party_invite.
+type InviteKey struct {
+	Text        string // as it stands there
+	ValidityURL string // tells with ?public_key= whether the key was revoked; "" when nothing does
+}
+
+// maxInviteKeys is how many keys InviteKeys looks at.
+const maxInviteKeys = 16
+
+// InviteKeys returns those of the first keys of an m.room.third_party_invite with which the third-party invite of e, a
+// membership event that Check allows, is signed.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#mroomthird_party_invite
+func InviteKeys(e, invite *event.Event) (signers []InviteKey) {
+	signed := canonjson.Get(e.Content(), "third_party_invite", "signed")
+	for _, entry := range keyEntries(invite.Content()) {
+		key := appendKey(nil, canonjson.Get(entry, "public_key"))
+		if len(key) == 1 && signedByAny(signed, key) {
+			text, _ := canonjson.String(canonjson.Get(entry, "public_key"))
+			address, _ := canonjson.String(canonjson.Get(entry, "key_validity_url"))
+			signers = append(signers, InviteKey{text, address})
+		}
+	}
+	return signers
+}
+
+// keyEntries are the objects that have a key: the content itself, and those of public_keys.
+func keyEntries(content []byte) [][]byte {
+	entries := [][]byte{content}
+	for more := canonjson.OpenArray(canonjson.Get(content, "public_keys")); len(entries) < maxInviteKeys; {
+		v, ok := more.Next()
+		if !ok {
+			break
+		}
+		entries = append(entries, v)
+	}
+	return entries
+}

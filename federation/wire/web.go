@@ -1,0 +1,72 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/embedmatrix/homeserver/internal/canonjson"
+)
+
+// webTimeout is for an answer of a server that is no homeserver.
+const webTimeout = 10 * time.Second
+
+var errNotHTTPS = errors.New("wire: not an HTTPS URL")
+
+// Web gets a URL of something that is no homeserver, such as an identity server, without saying who asks. It must be
+// HTTPS, and leads to networks that are allowed only, redirects too. The answer is JSON of at most maxAnswer bytes, as
+// for Do, with the status 200; any other is an error.
+//
+// With Config.Transport the request goes through that, and redirects are not followed.
+func (c *Client) Web(ctx context.Context, address string, maxAnswer int64) (Answer, error) {
+	target, err := url.Parse(address)
+	if err != nil || target.Scheme != "https" || target.Host == "" || target.User != nil {
+		return Answer{}, errNotHTTPS
+	}
+	if c.closing.Err() != nil {
+		return Answer{}, ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(ctx, webTimeout)
+	defer cancel()
+	defer context.AfterFunc(c.closing, cancel)()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return Answer{}, err
+	}
+	req.Header.Set("User-Agent", c.cfg.UserAgent)
+	req.Header.Set("Accept", "application/json")
+	resp, err := c.web().Do(req)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer resp.Body.Close()
+	return webAnswer(resp, maxAnswer)
+}
+
+func (c *Client) web() *http.Client {
+	if c.resolver != nil {
+		return c.resolver.web
+	}
+	return &http.Client{
+		Transport:     c.transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+func webAnswer(resp *http.Response, maxAnswer int64) (Answer, error) {
+	if resp.StatusCode != http.StatusOK {
+		return Answer{}, fmt.Errorf("wire: %s answered %s", resp.Request.URL.Host, resp.Status)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return Answer{}, err
+	case int64(len(body)) > maxAnswer:
+		return Answer{}, ErrTooLarge
+	}
+	return Answer{Status: resp.StatusCode, Header: resp.Header, Body: body}, canonjson.CheckLenient(body)
+}
