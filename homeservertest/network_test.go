@@ -418,3 +418,43 @@ func TestPartition(t *testing.T) {
 		require.True(t, known)
 	})
 }
+
+// F-22: fifty servers that do not answer when they are asked for their keys delay one transaction, for a while, and
+// nobody else's.
+func TestServersThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := homeservertest.NewNetwork(t)
+		hs, rogue, other := network.New("hs.test"), network.Rogue("rogue.test"), network.Rogue("other.test")
+		room, alice := roomWithTyping(t, hs, rogue)
+		elsewhere := other.Join(hs, alice.CreateRoom(homeservertest.Public), other.UserID("u"))
+		asked := make(chan string, 1000)
+		var pdus []homeservertest.PDU
+		for i := range 50 {
+			name := "dead" + strconv.Itoa(i) + ".test"
+			network.Add(name, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				asked <- r.URL.Host
+				<-r.Context().Done()
+			}))
+			d := rogue.Text("@u:"+name, "hi")
+			d.After = func(event homeservertest.Fields) {
+				event["signatures"] = map[string]any{name: map[string]any{"ed25519:k": strings.Repeat("A", 86)}}
+			}
+			pdus = append(pdus, rogue.Room(room).Build(d))
+		}
+		began := time.Now()
+		var meanwhile sync.WaitGroup
+		meanwhile.Go(func() {
+			time.Sleep(time.Second)
+			elsewhere.Send(hs, other.Text(other.UserID("u"), "meanwhile"))
+			require.Less(t, time.Since(began), 2*time.Second)
+		})
+		answer := rogue.Send(hs, pdus).WantOK()
+		require.Less(t, time.Since(began), 15*time.Second)
+		meanwhile.Wait()
+		require.Len(t, answer.Get("pdus").Map(), 50)
+		require.Len(t, asked, 50, "each is asked once")
+		alice.Expect(elsewhere.ID, homeservertest.Text("meanwhile"))
+		rogue.Send(hs, pdus).WantOK()
+		require.Len(t, asked, 50, "and not again at once")
+	})
+}
