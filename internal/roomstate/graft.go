@@ -56,11 +56,13 @@ func (w *Writer) Receive(ev *event.Event, g Graft) (next *Writer, p *Pending, er
 		if err := w.Graft(ev, outlier); err != nil {
 			return w, nil, err
 		}
-		g.Stored = w.Queue().Events[0]
+		p = w.Queue()
 		before := g.Before.root
-		if w = w.Next(); g.Before != nil {
-			g.Before = w.At(before)
+		w = w.Next()
+		if p.Events[0].Pos == 0 { // the queue did not take it
+			return w, p, nil
 		}
+		g.Stored, g.Before = p.Events[0], w.At(before)
 	}
 	if err := w.Graft(ev, g); err != nil {
 		return w, nil, err
@@ -93,16 +95,25 @@ func (w *Writer) Graft(ev *event.Event, g Graft) error {
 	if ev.StateKey != nil {
 		p.number, p.newKey = w.numberOf(Key{ev.Type, *ev.StateKey})
 	}
-	if err := w.prepareAfter(&p); err != nil {
+	extremities := w.extremities
+	if err := w.prepare(&p); err != nil {
+		w.forgetKey(&p)
+		w.extremities = extremities
 		return err
-	}
-	if g.accepted() && !w.head.gaps[ev.ID] { // what others follow already is no extremity
-		if err := w.prepareHead(&p); err != nil {
-			return err
-		}
 	}
 	w.plan = append(w.plan, p)
 	return nil
+}
+
+// prepare reads what the event's place depends on.
+func (w *Writer) prepare(p *proposal) error {
+	if err := w.prepareAfter(p); err != nil {
+		return err
+	}
+	if !p.graft.accepted() || w.head.gaps[p.ID] { // what others follow already is no extremity
+		return nil
+	}
+	return w.prepareHead(p)
 }
 
 // prepareAfter makes the state after the event, or sees to it that nothing has to be read for that.
@@ -271,11 +282,10 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 	if g.Awaits != "" {
 		act.Add(storage.InsertPendingRedaction, string(g.Awaits), p.Pos)
 	}
-	if g.Before != nil || g.Stored != nil {
-		w.arrive(act, p)
-	}
 	if g.Stored == nil {
 		w.addRows(act, p)
+	} else {
+		w.arrive(act, p)
 	}
 	return nil
 }
@@ -283,8 +293,9 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 // placeGaps notes what an event follows that is not here, and that the event itself is. History is missing there even if
 // the event was refused, though to the head it counts then as if nothing followed it.
 func (w *Writer) placeGaps(act *storage.Act, p *proposal) {
-	if p.graft.Before != nil {
+	if w.head.gaps[p.ID] && p.graft.Before != nil {
 		delete(w.head.gaps, p.ID)
+		also(act, func(tx *storage.Tx) error { return tx.CloseGap(w.Num, p.ID) })
 	}
 	for _, missing := range p.graft.Missing {
 		act.Add(storage.InsertGap, w.Num, string(missing), p.Ord)
@@ -341,17 +352,10 @@ func (w *Writer) placeHead(act *storage.Act, p *proposal, at storage.Pos) {
 	}
 }
 
-// arrive lets an event that was missing, or an outlier, be one no longer.
+// arrive gives the row of an event that was known already its place.
 func (w *Writer) arrive(act *storage.Act, p *proposal) {
-	row, stored := w.rowOf(p.Event), p.graft.Stored != nil
-	also(act, func(tx *storage.Tx) error {
-		if stored {
-			if err := tx.PlaceEvent(&row); err != nil {
-				return err
-			}
-		}
-		return tx.CloseGap(w.Num, row.ID)
-	})
+	row := w.rowOf(p.Event)
+	also(act, func(tx *storage.Tx) error { return tx.PlaceEvent(&row) })
 }
 
 // also lets an act do something more inside its transaction.
@@ -372,7 +376,7 @@ func (w *Writer) Show(e *Event) error {
 	if e.Flags != 0 {
 		return fmt.Errorf("show %s: its flags are %d", e.ID, e.Flags)
 	}
-	return w.Graft(e.Event, Graft{Flags: storage.InTimeline, Stored: e})
+	return w.Graft(e.Event, Graft{Flags: storage.InTimeline, Stored: e, RedactedBy: e.RedactedBy})
 }
 
 // changes are what the hub is told of an event at a position.

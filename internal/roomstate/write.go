@@ -76,6 +76,9 @@ type proposal struct {
 // arrives reports whether the event becomes part of the timeline by this act.
 func (p *proposal) arrives() bool { return p.Flags&storage.InTimeline != 0 && !p.backfilled() }
 
+// moves reports whether the event changes what the room's head is.
+func (p *proposal) moves() bool { return p.graft == nil || p.graft.onHead }
+
 func (p *proposal) backfilled() bool { return p.graft != nil && p.graft.Ord != 0 }
 
 // Lock waits for the right to write the room. Every Writer ends with Unlock.
@@ -128,11 +131,22 @@ func (w *Writer) forgetKeys() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := len(w.plan) - 1; i >= 0; i-- {
-		if p := &w.plan[i]; p.newKey {
-			delete(w.numbers, w.keys[p.number])
-			w.keys = w.keys[:p.number]
-			w.base.Add(-keyCost)
-		}
+		w.forgetKeyLocked(&w.plan[i])
+	}
+}
+
+// forgetKey takes back the number that a proposal was given, the latest one, because nothing will come of it.
+func (w *Writer) forgetKey(p *proposal) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.forgetKeyLocked(p)
+}
+
+func (w *Writer) forgetKeyLocked(p *proposal) {
+	if p.newKey {
+		delete(w.numbers, w.keys[p.number])
+		w.keys = w.keys[:p.number]
+		w.base.Add(-keyCost)
 	}
 }
 
@@ -216,6 +230,7 @@ func (w *Writer) proposeState(p *proposal) (err error) {
 	p.number, p.newKey = w.numberOf(k)
 	// Read the way to its entry now, so that nothing has to be read under the queue's lock.
 	if _, err := w.cache.trees.path(w.ctx, w.head.state, p.number); err != nil {
+		w.forgetKey(p)
 		return err
 	}
 	if w.overlay == nil {
@@ -485,7 +500,7 @@ func (w *Writer) committed() {
 		p := &w.plan[i]
 		w.keepEvent(p)
 		w.redact(p)
-		if !p.arrives() {
+		if !p.arrives() && !p.moves() {
 			continue
 		}
 		changes = append(changes, w.changes(p, p.Arrived())...)
@@ -515,12 +530,15 @@ func (w *Writer) show() {
 	next := View{Pos: v.Pos, State: v.State, Tail: v.Tail, Whole: v.Whole}
 	for i := range w.plan {
 		p := &w.plan[i]
+		if p.moves() {
+			next.State = p.Now
+		}
 		if !p.arrives() {
 			continue
 		}
 		next.Tail = append(next.Tail, p.Event)
 		w.tail.Add(int64(p.cost()))
-		next.Pos, next.State = p.Arrived(), p.Now
+		next.Pos = p.Arrived()
 	}
 	if len(next.Tail) > 4*tailLength {
 		next.Tail, next.Whole = slices.Clone(next.Tail[len(next.Tail)-tailLength:]), false
