@@ -1,6 +1,9 @@
 package homeservertest_test
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -31,6 +34,7 @@ func federate(t *testing.T, network *homeservertest.Network, server *homeservert
 	carol.Expect(room, homeservertest.Text("hi"))
 	peer.Leave(server, room, peer.UserID("dave")).WantOK()
 	askToComeIn(peer, server, carol)
+	bringProof(peer, server, carol)
 }
 
 // judged is what others ask of a server, each answer judged.
@@ -99,4 +103,26 @@ func askToComeIn(peer *homeservertest.Rogue, server *homeservertest.Server, caro
 		Before: func(event homeservertest.Fields) { event["origin"] = peer.Name() },
 	})
 	peer.Do(server, "PUT", "/_matrix/federation/v1/invite/"+url.PathEscape(old.ID)+"/"+url.PathEscape(invite.ID), invite.JSON).WantOK()
+}
+
+// bringProof turns third-party invites of carol's into invites: of a user elsewhere, and of one here.
+func bringProof(peer *homeservertest.Rogue, server *homeservertest.Server, carol *homeservertest.User) {
+	room, dave, erin := carol.CreateRoom(homeservertest.Private), peer.UserID("dave"), server.User("erin").ID
+	key := base64.RawStdEncoding.EncodeToString(peer.Key.Public().(ed25519.PublicKey))
+	proof := func(mxid, token string) json.RawMessage {
+		carol.SetState(room, "m.room.third_party_invite", token, object{
+			"display_name": "…", "public_key": "", "key_validity_url": "", "public_keys": []object{{"public_key": key}},
+		}).WantOK()
+		return peer.SignJSON(object{"mxid": mxid, "token": token, "sender": carol.ID})
+	}
+	peer.Do(server, "PUT", "/_matrix/federation/v1/exchange_third_party_invite/"+url.PathEscape(room), object{
+		"type": "m.room.member", "room_id": room, "sender": carol.ID, "state_key": dave, "content": object{
+			"membership": "invite", "third_party_invite": object{"display_name": "…", "signed": proof(dave, "one")},
+		},
+	}).WantOK()
+	peer.Do(server, "PUT", "/_matrix/federation/v1/3pid/onbind", object{
+		"medium": "email", "address": "erin@mail.test", "mxid": erin, "invites": []object{{
+			"medium": "email", "address": "erin@mail.test", "mxid": erin, "room_id": room, "sender": carol.ID, "signed": proof(erin, "two"),
+		}},
+	}).WantOK()
 }
