@@ -208,6 +208,13 @@ func TestSentMembersAreWhatTheySay(t *testing.T) {
 		})
 	}
 	p.send("v2/send_join", room, good).WantOK()
+
+	bad := made(nil)
+	bad.JSON = bytes.Replace(bad.JSON, []byte(`"membership"`), []byte(`"bad":1.5,"membership"`), 1)
+	for _, endpoint := range []string{"v2/send_join", "v1/send_join", "v2/send_leave", "v1/send_leave", "v1/send_knock"} {
+		p.peer.Do(p.hs, "PUT", to(endpoint, room, "xxx"), bad.JSON).WantError(400, "M_BAD_JSON")
+		p.peer.Do(p.hs, "PUT", to(endpoint, room, strings.Repeat("x", 256)), bad.JSON).WantError(400, "M_INVALID_PARAM")
+	}
 }
 
 func fields(t *testing.T, ev hst.PDU) hst.Fields {

@@ -20,13 +20,13 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/timestamp_to_event/{roomId}", s.getEventByTimestamp),
 		// joins.go, leaving.go, knocks.go, invites.go
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/make_join/{roomId}/{userId}", s.makeJoin),
-		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}", s.sendJoinV2),
-		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}", s.sendJoinV1),
+		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}", s.sendJoinV2, httpapi.AnyEventID()),
+		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}", s.sendJoinV1, httpapi.AnyEventID()),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/make_leave/{roomId}/{userId}", s.makeLeave),
-		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}", s.sendLeaveV2),
-		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}", s.sendLeaveV1),
+		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}", s.sendLeaveV2, httpapi.AnyEventID()),
+		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}", s.sendLeaveV1, httpapi.AnyEventID()),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/make_knock/{roomId}/{userId}", s.makeKnock),
-		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}", s.sendKnock),
+		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}", s.sendKnock, httpapi.AnyEventID()),
 		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v2/invite/{roomId}/{eventId}", s.sendInviteV2, httpapi.MaxBody(maxInvite)),
 		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/invite/{roomId}/{eventId}", s.sendInviteV1, httpapi.MaxBody(maxInvite)),
 		// third_party_invite.go

@@ -50,7 +50,7 @@ func (c *Call) PathValue(name string) string {
 // RoomID returns the wildcard {name}, which was checked if it is {roomId}.
 func (c *Call) RoomID(name string) id.RoomID { return id.RoomID(c.PathValue(name)) }
 
-// EventID returns the wildcard {name}, which was checked if it is {eventId}.
+// EventID returns the wildcard {name}, which was checked if it is {eventId}, but for routes with AnyEventID.
 func (c *Call) EventID(name string) id.EventID { return id.EventID(c.PathValue(name)) }
 
 // UserID returns the wildcard {name}, which was checked if it is {userId}.
@@ -136,6 +136,9 @@ func (c *Call) ExtendDeadline(d time.Duration) {
 // checkValues refuses path values and queries that no endpoint can mean, before a handler sees them.
 func (c *Call) checkValues() error {
 	for i, name := range c.names {
+		if name == "eventId" && c.route.anyEventID {
+			name = ""
+		}
 		if err := checkValue(name, c.values[i]); err != nil {
 			return err
 		}

@@ -50,6 +50,7 @@ type Route struct {
 	rateLimited bool
 	evenLocked  bool
 	optional    bool // an empty body stands for {}
+	anyEventID  bool // {eventId} is the handler's to check
 	maxBody     int64
 	serve       func(rt *Router, w http.ResponseWriter, c *Call) error
 }
@@ -74,6 +75,10 @@ func MaxBody(n int64) Option { return func(r *Route) { r.maxBody = n } }
 
 // OptionalBody lets a PUT come without a body, which then counts as {}. POST and DELETE always may.
 func OptionalBody() Option { return func(r *Route) { r.optional = true } }
+
+// AnyEventID lets the handler check {eventId}: where it has to fit an event in the body, of which there may be worse to
+// say. It is text of at most 255 bytes.
+func AnyEventID() Option { return func(r *Route) { r.anyEventID = true } }
 
 // EvenLocked serves users whose account is locked, as logout must.
 func EvenLocked() Option { return func(r *Route) { r.evenLocked = true } }
