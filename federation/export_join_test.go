@@ -10,3 +10,6 @@ import (
 func ReadJoinAnswer(raw []byte) (*rooms.JoinAnswer, error) {
 	return readJoinAnswer(bytes.NewReader(raw))
 }
+
+// JoinAnswer is an answer to /send_join.
+func JoinAnswer(entered *rooms.Entered) []byte { return (&joined{Entered: entered}).AppendJSON(nil) }
