@@ -54,3 +54,33 @@ func TestTwoServersOneRoom(t *testing.T) {
 		})
 	}
 }
+
+// F-89: an invite can be taken back by the server it came from, though its user's server is not in the room; nobody
+// else's word ends it.
+func TestInviteTakenBack(t *testing.T) {
+	network := homeservertest.NewNetwork(t)
+	one, two := network.New("one.test"), network.New("two.test")
+	rogue := network.Rogue("rogue.test")
+	alice, bob := one.User("alice"), two.User("bob")
+	room := alice.CreateRoomWith(map[string]any{"preset": "public_chat"})
+	joined := rogue.Join(one, room, rogue.UserID("mal"))
+	alice.Invite(room, bob).WantOK()
+	settle(t, network)
+	require.True(t, bob.Sync("").Invited(room).Exists())
+
+	for _, membership := range []string{"leave", "ban", "join"} {
+		rogue.Send(two, []homeservertest.PDU{joined.Build(homeservertest.Draft{
+			Type: "m.room.member", Sender: rogue.UserID("mal"), StateKey: &bob.ID, Content: map[string]any{"membership": membership},
+		})}).WantOK()
+		require.True(t, bob.Sync("").Invited(room).Exists(), "whoever did not invite cannot take it back by %s", membership)
+	}
+	since := bob.Sync("").NextBatch
+	alice.Kick(room, bob).WantOK()
+	settle(t, network)
+	update := bob.Sync(since)
+	require.True(t, update.Left(room).Exists(), "%s", update.Body)
+	require.False(t, bob.Sync("").Invited(room).Exists())
+	alice.Invite(room, bob).WantOK()
+	settle(t, network)
+	bob.MustJoin(room)
+}

@@ -1,0 +1,64 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/embedmatrix/homeserver/internal/event"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
+)
+
+// receiveOutside takes events of a room in which nobody is from here: those that end an invite or a knock of a local
+// user. There is no state by which to judge them, so that only who could have brought the invite about may take it back:
+// the server of who has invited. A knock may be refused by whoever answers for a user who can sign.
+func (s *Service) receiveOutside(ctx context.Context, origin id.ServerName, r *roomstate.Room, pdus []json.RawMessage) []error {
+	errs := make([]error, len(pdus))
+	for i, raw := range pdus {
+		errs[i] = s.rescinded(ctx, origin, r, raw)
+	}
+	return errs
+}
+
+// rescinded takes in one such event.
+func (s *Service) rescinded(ctx context.Context, origin id.ServerName, r *roomstate.Room, raw json.RawMessage) error {
+	ev, err := event.ParseUntrusted(r.Rules, raw)
+	if err != nil {
+		return err
+	}
+	if err := s.mayRescind(ctx, origin, r, ev); err != nil {
+		return err
+	}
+	if err := s.Remote.VerifyEvents(ctx, []*event.Event{ev})[0]; err != nil {
+		return mxerr.Forbidden.With("the event's signature is not valid")
+	}
+	if ev, err = checkHash(ev); err != nil {
+		return err
+	}
+	return s.keepOutside(ctx, ev, nil)
+}
+
+// mayRescind sees that an event ends what there is of a local user in a room.
+func (s *Service) mayRescind(ctx context.Context, origin id.ServerName, r *roomstate.Room, ev *event.Event) error {
+	ends := ev.Membership() == "leave" || ev.Membership() == "ban"
+	if ev.Type != "m.room.member" || ev.StateKey == nil || !ends || ev.Room != r.ID {
+		return mxerr.Forbidden.With("nobody of this server is in the room")
+	}
+	user := id.UserID(*ev.StateKey)
+	m, ok := r.Member(user)
+	if !ok || !s.local(user) || m.Membership != "invite" && m.Membership != "knock" {
+		return mxerr.Forbidden.With("nobody of this server is in the room")
+	}
+	if ev.Sender.Server() != origin {
+		return mxerr.Forbidden.With("the event is of another server")
+	}
+	now, err := r.EventAt(ctx, m.Pos)
+	if err != nil {
+		return err
+	}
+	if m.Membership == "invite" && now.Sender.Server() != origin {
+		return mxerr.Forbidden.With("the invite is of another server")
+	}
+	return nil
+}
