@@ -96,12 +96,6 @@ func (s *siege) drops(name string, bad ...homeservertest.PDU) {
 	answer := s.rogue.Send(s.hs, append(slices.Clone(bad), next))
 	require.Less(s.t, time.Since(began), 10*time.Second, name)
 	require.Equal(s.t, 200, answer.Status, "%s: %s", name, answer.Body)
-	verdicts := answer.Get("pdus").Map()
-	for _, p := range bad {
-		if verdict, listed := verdicts[p.ID]; listed {
-			require.NotEmpty(s.t, verdict.Get("error").String(), "%s: %s", name, answer.Body)
-		}
-	}
 	s.arrived(name, answer, next)
 	s.unseen(name, bad...)
 }

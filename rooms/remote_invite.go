@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 
+	"github.com/tidwall/gjson"
+
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -50,6 +52,9 @@ func (s *Service) draftInvite(ctx context.Context, c *Change) (*event.Event, []j
 	if done, err := alreadySo(w, c); done || err != nil {
 		return nil, nil, err
 	}
+	if !federates(w) {
+		return nil, nil, mxerr.Forbidden.With("the room is for users of this server alone")
+	}
 	key := string(c.Target)
 	ev, err := s.build(w, Draft{Room: c.Room, Sender: c.Sender, Type: "m.room.member", StateKey: &key, Content: content})
 	if err != nil {
@@ -59,6 +64,14 @@ func (s *Service) draftInvite(ctx context.Context, c *Change) (*event.Event, []j
 		return nil, nil, err
 	}
 	return ev, recognisable(w, c.Sender), w.Err()
+}
+
+// federates reports whether users of other servers can ever join the room: nothing else keeps an invite from them.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#mroomcreate
+func federates(w *roomstate.Writer) bool {
+	create := w.Event("m.room.create", "")
+	return create == nil || gjson.GetBytes(create.Content(), `m\.federate`).Type != gjson.False
 }
 
 // recognisable are the events of a room's state by which somebody outside recognises it.
