@@ -13,6 +13,7 @@ import (
 
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/rooms"
 	"github.com/embedmatrix/homeserver/storage"
 )
 
@@ -323,8 +324,8 @@ func (in *inbox) encode(origin id.ServerName, items []*item) ([]byte, error) {
 func (in *inbox) reason(origin id.ServerName, p *item) string {
 	var own *mxerr.Error
 	switch {
-	case p.err == nil:
-		return ""
+	case p.err == nil, errors.Is(p.err, rooms.ErrRejected), errors.Is(p.err, rooms.ErrPostponed):
+		return "" // "If no error is present, the PDU can be considered successfully handled."
 	case errors.As(p.err, &own):
 		return own.Message
 	case errors.Is(p.err, context.DeadlineExceeded):

@@ -20,6 +20,7 @@ import (
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/rooms"
 	"github.com/embedmatrix/homeserver/storage"
 	"github.com/embedmatrix/homeserver/storage/sqlite"
 )
@@ -100,6 +101,10 @@ func TestVerdicts(t *testing.T) {
 			return mxerr.Forbidden.With("not here")
 		case "$slow":
 			return fmt.Errorf("ask for it: %w", context.DeadlineExceeded)
+		case "$rejected":
+			return fmt.Errorf("%w: %w", rooms.ErrRejected, mxerr.Forbidden)
+		case "$lacking":
+			return fmt.Errorf("%w: %w", rooms.ErrPostponed, mxerr.NotFound)
 		case "$fault":
 			return errors.New("a secret")
 		case "$panic":
@@ -108,10 +113,10 @@ func TestVerdicts(t *testing.T) {
 		return nil
 	}}
 	_, server := inbox(t, r, nil)
-	w := send(t.Context(), server, "a.test", "1", pdus("!a/$one", "!a/$refused", "!a/$two", "!b/$slow", "!c/$fault", "!d/$panic", "/$lost", "/"))
+	w := send(t.Context(), server, "a.test", "1", pdus("!a/$one", "!a/$refused", "!a/$two", "!a/$rejected", "!a/$lacking", "!b/$slow", "!c/$fault", "!d/$panic", "/$lost", "/"))
 	require.Equal(t, 200, w.Code, "%s", w.Body)
 	require.JSONEq(t, `{"pdus":{
-		"$one":{},"$two":{},"$refused":{"error":"not here"},"$slow":{"error":"the event could not be checked in time"},
+		"$one":{},"$two":{},"$rejected":{},"$lacking":{},"$refused":{"error":"not here"},"$slow":{"error":"the event could not be checked in time"},
 		"$fault":{"error":"internal error"},"$panic":{"error":"internal error"},"$lost":{"error":"no room"}
 	}}`, w.Body.String())
 }

@@ -21,7 +21,8 @@ type lack struct {
 }
 
 func (l *lack) refusal() error {
-	return mxerr.NotFound.With("%d of its prev_events and %d of its auth_events could not be had", len(l.prev), len(l.auth))
+	return fmt.Errorf("%w: %w", ErrPostponed,
+		mxerr.NotFound.With("%d of its prev_events and %d of its auth_events could not be had", len(l.prev), len(l.auth)))
 }
 
 // decide takes the events into the room. What some of them lack it asks for, one delivery at a time for a room.
@@ -312,10 +313,10 @@ func (a *admission) graft(ev *event.Event, stored *roomstate.Event, b *basis) er
 	if a.past != nil && g.Ord == 0 {
 		return mxerr.Forbidden.With("the room's history has no place left there")
 	}
-	if err := a.putRedacting(ev, g); err != nil {
+	if err := a.putRedacting(ev, g); err != nil || verdict == nil {
 		return err
 	}
-	return verdict
+	return fmt.Errorf("%w: %w", ErrRejected, verdict)
 }
 
 // judge is checks 4 to 6. The error says why the flags are what they are.

@@ -15,15 +15,25 @@ import (
 	"github.com/embedmatrix/homeserver/internal/roomversion"
 )
 
+// How an event that was handled by the rules did not become part of a room's history. Its sender has nothing to mend.
+var (
+	ErrRejected  = errors.New("rooms: the event is rejected")            // and stored as such
+	ErrPostponed = errors.New("rooms: the event has to wait for others") // which are asked for when an event names it
+)
+
 // Receive takes events of a room that another server has sent in a transaction, through all the checks on receipt of
 // a PDU. What they lack it asks that server for. It returns when everything is durable, with one result for each:
-// nil for an event that was accepted, soft-failed or known before; an mxerr.Error for one that was dropped or
-// rejected; any other error is a fault of this server, which may take the event when it is sent again.
+// nil for an event that was accepted, soft-failed or known before; an mxerr.Error for one that was dropped, with
+// ErrRejected for one that was rejected and with ErrPostponed for one that lacks what could not be had; any other
+// error is a fault of this server, which may take the event when it is sent again.
 //
 // One bad event never stops the others.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#checks-performed-on-receipt-of-a-pdu
 func (s *Service) Receive(ctx context.Context, origin id.ServerName, room id.RoomID, pdus []json.RawMessage) []error {
+	if r, err := s.Cache.Room(ctx, room); err == nil && s.Remote != nil && !r.HasServer(s.ServerName) {
+		return s.receiveOutside(ctx, origin, r, pdus)
+	}
 	d, err := s.newDelivery(ctx, origin, room)
 	if err != nil {
 		return all(err, len(pdus))
