@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/tidwall/gjson"
 
@@ -105,7 +106,7 @@ func inviteRefused(c *Change, err error) error {
 func countersigned(invite *event.Event, server id.ServerName, raw json.RawMessage) (*event.Event, error) {
 	theirs, err := event.ParseUntrusted(invite.Rules, raw)
 	if err != nil {
-		return nil, mxerr.Unknown.WithStatus(502).With("%s answers with what is no event: %v", server, err)
+		return nil, fmt.Errorf("answer of %s to an invite: %w", server, err)
 	}
 	if theirs.ID != invite.ID {
 		return nil, mxerr.Unknown.WithStatus(502).With("%s answers with another event", server)
@@ -115,7 +116,7 @@ func countersigned(invite *event.Event, server id.ServerName, raw json.RawMessag
 			return invite.AddSignature(server, keyID, signing.Encode(signature))
 		}
 	}
-	return invite, nil
+	return nil, mxerr.Unknown.WithStatus(502).With("%s has not signed the invite", server)
 }
 
 // SendMember takes in a member event that a user of another server has completed from a template of this one, and

@@ -67,15 +67,13 @@ func (s *Service) through(ctx context.Context, c *Change, try func(context.Conte
 
 // asAnswer is what a client is told when no server helped: what one of them has refused, or that none could be asked.
 func asAnswer(c *Change, errs []error) error {
-	all := errors.Join(errs...)
-	for _, known := range []*mxerr.Error{
-		mxerr.Forbidden, mxerr.IncompatibleVersion, mxerr.UnableToAuthoriseJoin, mxerr.UnableToGrantJoin, mxerr.NotFound,
-	} {
-		if errors.Is(all, known) {
-			return known.With("no server would do it: %v", all)
+	for _, err := range errs {
+		var refusal *mxerr.Error
+		if errors.As(err, &refusal) && refusal.Status < 500 {
+			return refusal
 		}
 	}
-	return mxerr.Unknown.WithStatus(502).With("%s %s: no server could be asked: %v", c.Membership, c.Room, all)
+	return mxerr.Unknown.WithStatus(502).With("%s %s: no server could be asked: %v", c.Membership, c.Room, errors.Join(errs...))
 }
 
 // wish is a change as another server is asked for it.
