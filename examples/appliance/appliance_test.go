@@ -1,18 +1,8 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
 	"testing"
 	"time"
@@ -95,10 +85,11 @@ func TestSecondProcessIsRefused(t *testing.T) {
 // TestBothListenersServeEverything: federation with TLS, clients without, each every path.
 func TestBothListenersServeEverything(t *testing.T) {
 	folder, federation := t.TempDir(), freeAddr(t)
-	roots := certificate(t, folder)
+	ca := newAuthority(t)
+	ca.issue(t, folder, "127.0.0.1")
 	p := started(t, folder, freeAddr(t), "--federation-addr", federation, "--tls-cert", "cert.pem", "--tls-key", "key.pem",
-		"--ca-cert", "cert.pem")
-	web := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+		"--ca-cert", "ca.pem")
+	web := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.pool()}}}
 	for _, base := range []string{p.url, "https://" + federation} {
 		for _, path := range []string{"/_matrix/client/versions", "/_matrix/key/v2/server", "/_matrix/federation/v1/version"} {
 			answer, err := web.Get(base + path)
@@ -107,30 +98,4 @@ func TestBothListenersServeEverything(t *testing.T) {
 			require.Equal(t, 200, answer.StatusCode, "GET %s%s", base, path)
 		}
 	}
-}
-
-// certificate writes cert.pem and key.pem for 127.0.0.1 and returns who trusts them.
-func certificate(t *testing.T, folder string) *x509.CertPool {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	require.NoError(t, err)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(t, err)
-	write := func(name, kind string, der []byte) {
-		text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-		require.NoError(t, os.WriteFile(filepath.Join(folder, name), text, 0o600))
-	}
-	write("cert.pem", "CERTIFICATE", der)
-	write("key.pem", "PRIVATE KEY", keyDER)
-	roots := x509.NewCertPool()
-	parsed, err := x509.ParseCertificate(der)
-	require.NoError(t, err)
-	roots.AddCert(parsed)
-	return roots
 }

@@ -65,15 +65,21 @@ type credentials struct {
 	Device string `json:"device_id"`
 }
 
-func (l *load) register(t *testing.T, name string) *account {
+// register makes an account, answering the server's question.
+func register(t *testing.T, c *client, name string) (session credentials) {
 	t.Helper()
 	body := map[string]any{"username": name, "password": firstPassword}
-	err := l.client.do(t.Context(), "", "POST", "/register", body, nil)
+	err := c.do(t.Context(), "", "POST", "/register", body, nil)
 	asked, ok := isRefused(err)
 	require.True(t, ok && asked.Status == 401, "POST /register without auth: %v", err)
 	body["auth"] = map[string]any{"type": "m.login.dummy", "session": asked.Session}
-	var session credentials
-	require.NoError(t, l.client.do(t.Context(), "", "POST", "/register", body, &session), "POST /register")
+	require.NoError(t, c.do(t.Context(), "", "POST", "/register", body, &session), "POST /register")
+	return session
+}
+
+func (l *load) register(t *testing.T, name string) *account {
+	t.Helper()
+	session := register(t, l.client, name)
 	password := &cell{kind: passwords, name: "password of " + session.User, acked: firstPassword}
 	password.look = passwordOf(l.client, session.User, password)
 	return &account{user: session.User, token: session.Token, password: password}
