@@ -220,6 +220,7 @@ func listen(alice, bob *person, here string) {
 	alice.ask(200, "DELETE", mine+"/tags/u.work", nil)
 	bob.put(room(here)+"/send/m.room.message/1", object{"msgtype": "m.text", "body": "hello"})
 	bob.put(room(here)+"/typing/"+url.PathEscape(bob.user), object{"typing": false})
+	alice.get(v3 + "/events?timeout=0")
 	update := alice.get(v3 + "/sync?timeout=1000&since=" + url.QueryEscape(since))
 	require.Contains(alice.t, update["rooms"].(object)["join"], here)
 	alice.get(v3 + "/sync?full_state=true&use_state_after=true&since=" + url.QueryEscape(since))
