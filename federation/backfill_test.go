@@ -213,6 +213,7 @@ func TestClientsJumpToADate(t *testing.T) {
 	one, two := network.New("one.test"), network.New("two.test")
 	alice, bob := one.User("alice"), two.User("bob")
 	room := alice.CreateRoom(homeservertest.Public)
+	time.Sleep(5 * time.Millisecond)
 	before := time.Now().UnixMilli()
 	time.Sleep(5 * time.Millisecond)
 	first := alice.Send(room, "first")
@@ -220,6 +221,7 @@ func TestClientsJumpToADate(t *testing.T) {
 	second := alice.Send(room, "second")
 	time.Sleep(5 * time.Millisecond)
 	after := time.Now().UnixMilli()
+	time.Sleep(5 * time.Millisecond)
 	join(t, bob, room, "one.test")
 	require.Equal(t, first, near(t, bob, room, before, "f").WantOK().Get("event_id").String())
 	require.Equal(t, second, near(t, bob, room, after, "b").WantOK().Get("event_id").String())
@@ -260,4 +262,48 @@ func TestClientsJumpFarBack(t *testing.T) {
 	require.Equal(t, "196", page.Get("chunk.0.content.body").String())
 	require.Equal(t, "97", page.Get("chunk.99.content.body").String())
 	require.Equal(t, read(t, alice, room, 1000), read(t, bob, room, 90))
+}
+
+// Reading forwards fills what is missing on the way too.
+func TestReadingForwardsFillsGaps(t *testing.T) {
+	bob, rogue, room, enter := rogueRoom(t)
+	mallory := rogue.UserID("mallory")
+	enter()
+	first := bob.Send(room.ID, "0")
+	var want []string
+	for i := range 250 {
+		want = append(want, fmt.Sprint(i))
+	}
+	require.Eventually(t, func() bool { _, ok := room.Event(first); return ok }, 5*time.Second, time.Millisecond)
+	for i := range 248 {
+		room.Extend(rogue.Text(mallory, fmt.Sprint(i+1)))
+	}
+	rogue.Handle(func(w http.ResponseWriter, r *http.Request) bool {
+		missing := strings.Contains(r.URL.Path, "/get_missing_events/")
+		if missing {
+			w.Write([]byte(`{"events":[]}`))
+		}
+		return missing
+	})
+	last := room.Extend(rogue.Text(mallory, "249"))
+	rogue.Send(bobServer{}, []homeservertest.PDU{last}).WantOK()
+	bob.Expect(room.ID, homeservertest.ID(last.ID))
+	var got []string
+	from := ""
+	for range 100 {
+		query := url.Values{"dir": {"f"}, "limit": {"40"}}
+		if from != "" {
+			query.Set("from", from)
+		}
+		page := bob.Messages(room.ID, query).WantOK()
+		for _, body := range bodies(page.Get("chunk")) {
+			if body != "" {
+				got = append(got, body)
+			}
+		}
+		if from = page.Get("end").String(); from == "" || len(got) == len(want) {
+			break
+		}
+	}
+	require.Equal(t, want, got)
 }

@@ -177,6 +177,9 @@ func TestStateBeforeAnEvent(t *testing.T) {
 			create := a.alice.Do("GET", v3+"/rooms/"+url.PathEscape(a.room)+"/state/m.room.create/?format=event", nil).WantOK().Get("event_id").String()
 			require.Contains(t, ids.Get("auth_chain_ids").String(), create)
 			require.Empty(t, a.stateIDs(a.room, create).WantOK().Get("pdu_ids").Array(), "there is nothing before the create event")
+			a.server.Restart()
+			require.Equal(t, string(ids.Body), string(a.stateIDs(a.room, topic).WantOK().Body), "from storage it is the same")
+			require.Equal(t, string(answer.Body), string(a.state(a.room, topic).WantOK().Body))
 		})
 	}
 }

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -53,7 +54,7 @@ func (s *Service) history(ctx context.Context, rd *reader, before, downTo int64,
 		if s.fill(asking, rd.Room, gap) {
 			continue
 		}
-		if len(st.events) > 0 || ctx.Err() != nil {
+		if len(st.events) > 0 || asking.Err() != nil {
 			return st, ctx.Err()
 		}
 		return s.passOver(ctx, rd, st, gap, downTo, limit, f)
@@ -85,6 +86,66 @@ func (rd *reader) goOn(ctx context.Context, st stretch, downTo int64, limit int,
 	more, err := rd.backwards(ctx, st.next, downTo, limit-len(st.events), f)
 	more.events = append(st.events, more.events...)
 	return more, err
+}
+
+// onwards is history in the other direction: it collects what forwards does, and asks for what is missing on the way.
+// What is missing before everything that is here is not on the way.
+func (s *Service) onwards(ctx context.Context, rd *reader, from, upTo int64, limit int, f *filter.RoomEventFilter) (stretch, error) {
+	asking, cancel := context.WithTimeout(ctx, pastTime)
+	defer cancel()
+	st := stretch{next: from}
+	if from == firstPlace {
+		first, err := rd.Room.HistoryForwards(ctx, from, upTo, 1)
+		if err != nil || len(first) == 0 {
+			return stretch{next: from, whole: true}, err
+		}
+		st.next = first[0].Ord
+	}
+	for round := 0; ; round++ {
+		gap, found, err := s.gapAbove(ctx, rd.Room, st.next, upTo)
+		if err != nil {
+			return st, err
+		}
+		if !found {
+			return rd.comeOn(ctx, st, upTo, limit, f)
+		}
+		if st, err = rd.comeOn(ctx, st, gap, limit, f); err != nil || !st.whole || !f.PassesRoom(rd.Room.ID) {
+			return st, err
+		}
+		st.whole = false
+		switch {
+		case len(st.events) == limit || round == pastRounds:
+			return st, nil
+		case s.fill(asking, rd.Room, gap):
+		case len(st.events) > 0 || asking.Err() != nil:
+			return st, ctx.Err()
+		default:
+			st.next = gap // nobody can tell what is missing
+		}
+	}
+}
+
+// comeOn adds to a stretch what comes behind it, up to a place.
+func (rd *reader) comeOn(ctx context.Context, st stretch, upTo int64, limit int, f *filter.RoomEventFilter) (stretch, error) {
+	more, err := rd.forwards(ctx, st.next, upTo, limit-len(st.events), f)
+	more.events = append(st.events, more.events...)
+	return more, err
+}
+
+// gapAbove returns the place of the oldest gap in a room's history behind a place and before upTo.
+func (s *Service) gapAbove(ctx context.Context, r *roomstate.Room, from, upTo int64) (place int64, found bool, err error) {
+	if s.Remote == nil {
+		return 0, false, nil
+	}
+	var gap storage.Gap
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		gap, err = tx.NextGap(r.Num, from, upTo)
+		return err
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return 0, false, nil
+	}
+	return gap.Ord, err == nil, err
 }
 
 // gapBelow returns the place of the newest gap in a room's history at or before a place and not before downTo: what
@@ -126,7 +187,9 @@ func (s *Service) fill(ctx context.Context, r *roomstate.Room, at int64) bool {
 	if s.askForPast(ctx, r, servers, missing, at) {
 		return true
 	}
-	s.unfilled.note(r.ID, at, s.Now())
+	if !errors.Is(ctx.Err(), context.Canceled) { // then nobody was asked to the end
+		s.unfilled.note(r.ID, at, s.Now())
+	}
 	return false
 }
 

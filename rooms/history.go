@@ -275,13 +275,13 @@ func limitOf(c *httpapi.Call, f *filter.RoomEventFilter) (int, error) {
 	return min(limit, maxEvents), err
 }
 
-// read reads the page's events; backwards with what other servers know.
+// read reads the page's events, with what other servers know of those that are missing here.
 func (s *Service) read(ctx context.Context, rd *reader, p *page) (stretch, error) {
 	if p.backwards {
 		p.from = min(p.from, roomstate.OrdAfter(rd.upTo))
 		return s.history(ctx, rd, p.from, p.to, p.limit, p.filter)
 	}
-	return rd.forwards(ctx, p.from, p.to, p.limit, p.filter)
+	return s.onwards(ctx, rd, p.from, p.to, p.limit, p.filter)
 }
 
 // appendPage appends the answer of /messages. It has an end, where the client may go on, unless there is

@@ -103,6 +103,13 @@ func (tx *Tx) Gaps(room, upTo, after int64, limit int) ([]Gap, error) {
 	return collect(tx, func(row *sql.Rows, g *Gap) error { return row.Scan(&g.Missing, &g.Ord) }, selectGaps, room, upTo, after, limit)
 }
 
+const selectNextGap = `SELECT missing, ord FROM mx_gaps WHERE room = $1 AND ord > $2 AND ord < $3 ORDER BY ord, missing LIMIT 1`
+
+// NextGap returns the oldest of the backward extremities of a room at a place in (after, before), or ErrNotFound.
+func (tx *Tx) NextGap(room, after, before int64) (Gap, error) {
+	return one(tx, func(row *sql.Rows, g *Gap) error { return row.Scan(&g.Missing, &g.Ord) }, selectNextGap, room, after, before)
+}
+
 const selectMissing = `
 	SELECT DISTINCT g.missing FROM mx_gaps g JOIN mx_events e ON e.room = g.room AND e.ord = g.ord
 	WHERE g.room = $1 AND (e.flags & 12) = 0`

@@ -95,19 +95,33 @@ func (c *chains) addLocked(n *storage.AuthNode) {
 	c.upTo = max(c.upTo, n.Pos)
 }
 
-// EventIDs returns the ids of the room's stored events at positions, in that order, without reading the events.
-// A position without one is an error.
+// EventIDs returns the ids of the room's stored events at positions, in that order, without reading the events that are
+// not in memory. A position without one is an error.
 func (r *Room) EventIDs(ctx context.Context, positions []storage.Pos) ([]id.EventID, error) {
+	ids := make([]id.EventID, len(positions))
+	var ask []storage.Pos
+	for i, pos := range positions {
+		if e := r.inMemory(pos); e != nil {
+			ids[i] = e.ID
+		} else {
+			ask = append(ask, pos)
+		}
+	}
+	if len(ask) == 0 {
+		return ids, nil
+	}
 	var known map[storage.Pos]id.EventID
 	err := r.cache.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		known, err = tx.EventIDsAt(positions)
+		known, err = tx.EventIDsAt(ask)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read ids of events of %s: %w", r.ID, err)
 	}
-	ids := make([]id.EventID, len(positions))
 	for i, pos := range positions {
+		if ids[i] != "" {
+			continue
+		}
 		eventID, ok := known[pos]
 		if !ok {
 			return nil, fmt.Errorf("read ids of events of %s: there is none at %d", r.ID, pos)
