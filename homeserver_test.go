@@ -3,11 +3,14 @@ package homeserver_test
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -108,6 +111,9 @@ func TestValidate(t *testing.T) {
 		"signing key":  func(c *homeserver.Config) { c.SigningKey = ed25519.PrivateKey{1} },
 		"room version": func(c *homeserver.Config) { c.RoomVersion = "99" },
 		"admins":       func(c *homeserver.Config) { c.Admins = []string{"alice"} },
+		"key servers":  func(c *homeserver.Config) { c.Federation.TrustedKeyServers = []string{"not a name"} },
+		"networks":     func(c *homeserver.Config) { c.Federation.DenyNets = make([]netip.Prefix, 1) },
+		"roots":        func(c *homeserver.Config) { c.Federation.ExtraRoots = make([]*x509.Certificate, 1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := good
@@ -119,6 +125,29 @@ func TestValidate(t *testing.T) {
 }
 
 // A key of the host signs, and the same one after a restart; without one the server keeps its own.
+// A server for itself publishes its keys and has no other endpoints for servers.
+func TestWithoutFederation(t *testing.T) {
+	srv, err := homeserver.New(homeserver.Config{ServerName: "a.test", Storage: sqlite.Memory()})
+	require.NoError(t, err)
+	require.NoError(t, srv.Start(t.Context()))
+	defer srv.Close(context.Background())
+	for path, status := range map[string]int{
+		"GET /_matrix/key/v2/server":             200,
+		"GET /_matrix/federation/v1/version":     200,
+		"PUT /_matrix/federation/v1/send/1":      404,
+		"GET /_matrix/federation/v1/event/$e":    404,
+		"GET /_matrix/federation/v1/publicRooms": 404,
+	} {
+		method, target, _ := strings.Cut(path, " ")
+		w := httptest.NewRecorder()
+		srv.FederationHandler().ServeHTTP(w, httptest.NewRequest(method, target, strings.NewReader("{}")))
+		require.Equal(t, status, w.Code, "%s: %s", path, w.Body)
+	}
+	unsent, err := srv.Admin().Unsent()
+	require.NoError(t, err)
+	require.Empty(t, unsent)
+}
+
 func TestSigningKey(t *testing.T) {
 	path := t.TempDir() + "/db"
 	keys := func(key ed25519.PrivateKey) string {
