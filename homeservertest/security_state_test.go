@@ -164,17 +164,20 @@ func mergeForks(t *testing.T, seed uint64) {
 	alice.Do("POST", v3+"/join/"+url.PathEscape(room.ID)+"?server_name=rogue.test", map[string]any{}).WantOK()
 	base, at := room.Heads(), time.Now()
 	var heads []string
+	var forks []homeservertest.PDU
 	for range 3 {
 		prev := base
 		for range 2 + dice.IntN(6) {
 			d := contention(dice, version, root, users)
 			d.Prev, d.At = prev, at.Add(time.Duration(dice.IntN(1000))*time.Millisecond)
 			p := room.Extend(d)
-			rogue.Send(hs, []homeservertest.PDU{p}).WantOK()
-			prev = []string{p.ID}
+			forks, prev = append(forks, p), []string{p.ID}
 		}
 		heads = append(heads, prev[0])
 	}
+	dice.Shuffle(len(forks), func(i, j int) { forks[i], forks[j] = forks[j], forks[i] })
+	rogue.Send(hs, forks[:len(forks)/2]).WantOK()
+	rogue.Send(hs, forks[len(forks)/2:]).WantOK()
 	merge := rogue.Text(root, "merged")
 	merge.Prev = heads
 	merge.Auth = authFrom(version, naiveState(t, room), root)
@@ -261,9 +264,6 @@ func TestF37Redactions(t *testing.T) {
 		})
 	}
 }
-
-// chain is how many events the auth chain of F-39 has.
-const chain = 5000
 
 // F-39: an auth chain of thousands of events, and forks at its ends.
 func TestF39AuthChain(t *testing.T) {

@@ -110,10 +110,37 @@ func (w *Writer) prepare(p *proposal) error {
 	if err := w.prepareAfter(p); err != nil {
 		return err
 	}
-	if !p.graft.accepted() || w.head.gaps[p.ID] { // what others follow already is no extremity
+	switch {
+	case !p.graft.accepted():
 		return nil
+	case w.head.gaps[p.ID]:
+		return w.prepareFollowed(p)
 	}
 	return w.prepareHead(p)
+}
+
+// prepareFollowed finds out what the room's head is once an event is there that others follow already: it is no
+// extremity, and what it follows is none any more.
+func (w *Writer) prepareFollowed(p *proposal) error {
+	followed, err := w.followed(p.Event.Event, p.graft.Prev)
+	if err != nil {
+		return err
+	}
+	kept := slices.DeleteFunc(slices.Clone(w.extremities), func(x Extremity) bool { return followed[x.ID] })
+	if len(kept) == len(w.extremities) || len(kept) == 0 {
+		return nil
+	}
+	p.graft.onHead, w.extremities = true, kept
+	var roots []Root
+	for _, x := range kept {
+		if !slices.Contains(roots, x.State) {
+			roots = append(roots, x.State)
+		}
+	}
+	if p.graft.now, err = w.merge(roots); err != nil {
+		return err
+	}
+	return w.findMembers(p, p.graft.now)
 }
 
 // prepareAfter makes the state after the event, or sees to it that nothing has to be read for that.
