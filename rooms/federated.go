@@ -137,18 +137,12 @@ func (s *Service) EventFor(ctx context.Context, server id.ServerName, eventID id
 		return nil, err
 	}
 	p, err := s.peerOf(ctx, server, r)
-	if errors.Is(err, mxerr.Forbidden) {
-		return nil, unknownEvent()
-	}
 	if err != nil {
-		return nil, err
+		return nil, hideEvent(err)
 	}
 	e, err := p.find(ctx, eventID)
-	if errors.Is(err, mxerr.Forbidden) {
-		return nil, unknownEvent()
-	}
 	if err != nil {
-		return nil, err
+		return nil, hideEvent(err)
 	}
 	whole, err := p.See(ctx, e)
 	if err != nil {
@@ -158,6 +152,14 @@ func (s *Service) EventFor(ctx context.Context, server id.ServerName, eventID id
 		return nil, unknownEvent()
 	}
 	return p.Append(nil, e, whole)
+}
+
+// hideEvent makes an event that a server may not have look like one that is not here.
+func hideEvent(err error) error {
+	if errors.Is(err, mxerr.Forbidden) {
+		return unknownEvent()
+	}
+	return err
 }
 
 // roomWith returns the room of an event, or mxerr.NotFound.
