@@ -55,8 +55,8 @@ func TestTwoServersOneRoom(t *testing.T) {
 	}
 }
 
-// F-89: an invite can be taken back by the server it came from, though its user's server is not in the room; nobody
-// else's word ends it.
+// F-89: an invite can be taken back by who has invited, though the user's server is not in the room; nobody else's word
+// ends it.
 func TestInviteTakenBack(t *testing.T) {
 	network := homeservertest.NewNetwork(t)
 	one, two := network.New("one.test"), network.New("two.test")

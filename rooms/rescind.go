@@ -11,8 +11,8 @@ import (
 )
 
 // receiveOutside takes events of a room in which nobody is from here: those that end an invite or a knock of a local
-// user. There is no state by which to judge them, so that only who could have brought the invite about may take it back:
-// the server of who has invited. A knock may be refused by whoever answers for a user who can sign.
+// user. There is no state by which to judge them, so that only who has invited may take the invite back. A knock may be
+// refused by any user, since nobody here knows who can.
 func (s *Service) receiveOutside(ctx context.Context, origin id.ServerName, r *roomstate.Room, pdus []json.RawMessage) []error {
 	errs := make([]error, len(pdus))
 	for i, raw := range pdus {
@@ -57,8 +57,8 @@ func (s *Service) mayRescind(ctx context.Context, origin id.ServerName, r *rooms
 	if err != nil {
 		return err
 	}
-	if m.Membership == "invite" && now.Sender.Server() != origin {
-		return mxerr.Forbidden.With("the invite is of another server")
+	if m.Membership == "invite" && now.Sender != ev.Sender {
+		return mxerr.Forbidden.With("the invite is of somebody else")
 	}
 	return nil
 }
