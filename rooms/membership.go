@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
 
 	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/event"
@@ -524,8 +526,11 @@ func (s *Service) refineMember(ctx context.Context, w *roomstate.Writer, d *Draf
 	if err := json.Unmarshal(d.Content, &content); err != nil {
 		return mxerr.BadJSON
 	}
-	if content["membership"] != "join" || membershipNow(w, id.UserID(*d.StateKey)) == "join" {
+	if content["membership"] != "join" {
 		return nil
+	}
+	if membershipNow(w, id.UserID(*d.StateKey)) == "join" {
+		return withoutVoucher(d)
 	}
 	c := Change{Target: id.UserID(*d.StateKey), Content: content}
 	rules := w.Event("m.room.join_rules", "")
@@ -545,6 +550,14 @@ func (s *Service) refineMember(ctx context.Context, w *roomstate.Writer, d *Draf
 		return err
 	}
 	d.Content, err = json.Marshal(c.Content)
+	return err
+}
+
+// withoutVoucher drops what only this server says: who vouches for a join. Who is in the room needs nobody.
+func withoutVoucher(d *Draft) (err error) {
+	if gjson.GetBytes(d.Content, "join_authorised_via_users_server").Exists() {
+		d.Content, err = sjson.DeleteBytes(bytes.Clone(d.Content), "join_authorised_via_users_server")
+	}
 	return err
 }
 

@@ -217,8 +217,8 @@ func (s *Service) resident(ctx context.Context, room id.RoomID) (bool, error) {
 	return err == nil && r.HasServer(s.ServerName), err
 }
 
-// candidates are the servers to ask for a membership of a room, likely ones first: those that the client names, those
-// of who invited the user, and that of the room's id.
+// candidates are the servers to ask for a membership of a room, likely ones first: those that the client names and that
+// of who invited the user; without any, those that were in the room and that of the room's id.
 func (s *Service) candidates(ctx context.Context, c *Change) []id.ServerName {
 	list := slices.Clone(c.Via)
 	if r, err := s.Cache.Room(ctx, c.Room); err == nil {
@@ -226,9 +226,11 @@ func (s *Service) candidates(ctx context.Context, c *Change) []id.ServerName {
 		if err == nil && e != nil {
 			list = append(list, e.Sender.Server())
 		}
-		list = append(list, r.Servers()...)
+		if len(list) == 0 {
+			list = append(list, r.Servers()...)
+		}
 	}
-	if server := c.Room.Server(); server != "" {
+	if server := c.Room.Server(); server != "" && len(list) == 0 {
 		list = append(list, server)
 	}
 	var unique []id.ServerName

@@ -45,6 +45,17 @@ func TestRedactionOfKnownEvent(t *testing.T) {
 	}
 }
 
+// Who may redact any event may redact one that is not here yet: it is given redacted when it comes.
+func TestOwnRedactionBeforeTarget(t *testing.T) {
+	f := newFederated(t, "11")
+	ev := f.peer.message(mal, "regretted")
+	redaction := f.send(rooms.Draft{Sender: alice, Type: "m.room.redaction", Content: []byte(`{}`), Redacts: ev.ID})
+	require.NoError(t, f.deliver(ev))
+	e := f.stored(ev)
+	require.JSONEq(t, `{}`, string(e.Content()))
+	require.Equal(t, f.stored(redaction).Pos, e.RedactedBy)
+}
+
 // FP-24: a redaction that comes before its target is not told until the target is here, which is given redacted.
 func TestRedactionBeforeTarget(t *testing.T) {
 	for _, version := range []string{"1", "3", "10", "11", "12"} {

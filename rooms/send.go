@@ -189,7 +189,7 @@ func (s *Service) normalise(ctx context.Context, d *Draft) error {
 	case d.Type == "":
 		return mxerr.InvalidParam.With("the event type is empty")
 	case d.Type == "m.room.create":
-		return mxerr.Forbidden.With("a room has one m.room.create event, which is made with it")
+		return mxerr.InvalidParam.With("a room has one m.room.create event, which is made with it")
 	case d.Type == "m.room.redaction" && d.StateKey == nil:
 		return normaliseRedaction(d)
 	case d.Type == "m.room.message" && d.StateKey == nil:

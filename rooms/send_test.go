@@ -121,7 +121,7 @@ func TestPowerLevelsAsState(t *testing.T) {
 			alice.SetState(room, "m.room.power_levels", "", []byte(content)).WantError(400, "M_BAD_JSON")
 		}
 		alice.SetState(room, "m.room.power_levels", "", []byte(`{"users":{"`+alice.ID+`":100},"ban":51}`)).WantOK()
-		alice.SetState(room, "m.room.create", "", map[string]any{}).WantError(403, "M_FORBIDDEN")
+		alice.SetState(room, "m.room.create", "", map[string]any{}).WantError(400, "M_INVALID_PARAM")
 	}
 }
 
@@ -144,7 +144,7 @@ func TestSendRefusals(t *testing.T) {
 		{"no object", "m.x", `[]`, 400, "M_BAD_JSON"},
 		{"too large", "m.x", `{"a":"` + strings.Repeat("x", 65536) + `"}`, 413, "M_TOO_LARGE"},
 		{"type too long", strings.Repeat("x", 256), `{}`, 413, "M_TOO_LARGE"},
-		{"create", "m.room.create", `{}`, 403, "M_FORBIDDEN"},
+		{"create", "m.room.create", `{}`, 400, "M_INVALID_PARAM"},
 		{"redaction of nothing", "m.room.redaction", `{}`, 400, "M_INVALID_PARAM"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -343,4 +343,25 @@ func TestSendWithoutTransaction(t *testing.T) {
 	}
 	first := send()
 	require.NotEqual(t, first, send())
+}
+
+// Levels that nobody may set are the client's mistake: those of creators, who stand above all levels.
+func TestLevelsOfCreators(t *testing.T) {
+	alice := homeservertest.New(t).User("alice")
+	room := alice.CreateRoomWith(map[string]any{"room_version": "12"})
+	alice.SetState(room, "m.room.power_levels", "", []byte(`{"users":{"`+alice.ID+`":100}}`)).WantError(400, "M_BAD_JSON")
+}
+
+// Who is in a restricted room changes their name without a voucher, whatever their client says of one.
+func TestNameInRestrictedRoom(t *testing.T) {
+	alice := homeservertest.New(t).User("alice")
+	room := alice.CreateRoomWith(map[string]any{"room_version": "8", "initial_state": []any{
+		map[string]any{"type": "m.room.join_rules", "content": map[string]any{"join_rule": "restricted", "allow": []any{}}},
+	}})
+	alice.SetState(room, "m.room.member", alice.ID, map[string]any{
+		"membership": "join", "displayname": "Al", "join_authorised_via_users_server": "unused",
+	}).WantOK()
+	member := alice.State(room, "m.room.member", alice.ID).WantOK()
+	require.Equal(t, "Al", member.Get("displayname").String())
+	require.False(t, member.Get("join_authorised_via_users_server").Exists())
 }

@@ -337,8 +337,8 @@ func TestUpgradeQuietsTheOldRoom(t *testing.T) {
 		{"as ever", object{}, 50, 50},
 		{"unusual", object{"users_default": 80}, 81, 81},
 		{"higher already", object{"events_default": 60, "invite": 70}, 60, 70},
-		{"out of reach", object{"users_default": 100}, 0, 0},
-		{"not hers to change", object{"events": object{"m.room.power_levels": 101}}, 0, 0},
+		{"out of reach", object{"users_default": 100}, 0, 50},
+		{"not hers to change", object{"events": object{"m.room.power_levels": 101}}, 0, 50},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			old := alice.CreateRoomWith(object{"preset": "public_chat", "room_version": "11", "power_level_content_override": tt.levels})

@@ -36,6 +36,8 @@ type Rejection struct {
 	Rule string
 	// Reason is fit for the eyes of a client.
 	Reason string
+	// Content says that the content is at fault, whoever sends it.
+	Content bool
 }
 
 func (r *Rejection) Error() string { return "auth rule " + r.Rule + ": " + r.Reason }

@@ -14,7 +14,7 @@ func (c *check) powerRules(level int64) error {
 	// event or any of the `additional_creators` array (if present) from the `content` of the
 	// `m.room.create` event, reject.
 	if c.rules.PrivilegedCreators && next.listsAny(c.levels) {
-		return c.reject(powerCreators, "creators have no entry in users")
+		return &Rejection{Rule: number(c.rules, powerCreators), Reason: "creators have no entry in users", Content: true}
 	}
 	// v11 9.4: If there is no previous `m.room.power_levels` event in the room, allow.
 	if c.state.Event("m.room.power_levels", "") == nil {

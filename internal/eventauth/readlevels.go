@@ -29,7 +29,7 @@ func (p *PowerLevels) read(rules *roomversion.Rules, content []byte) *Rejection 
 	for s, v := range fields.scalars {
 		level, ok := readLevel(rules, v)
 		if v != nil && !ok {
-			return &Rejection{number(rules, scalars), scalarNames[s] + " is not a power level"}
+			return &Rejection{Rule: number(rules, scalars), Reason: scalarNames[s] + " is not a power level"}
 		}
 		p.scalars[s] = optional{level, v != nil}
 	}
@@ -37,16 +37,16 @@ func (p *PowerLevels) read(rules *roomversion.Rules, content []byte) *Rejection 
 	// not an object with values that are integers, reject.
 	var ok bool
 	if p.events, ok = readNamed(rules, fields.events); !ok {
-		return &Rejection{number(rules, lists), "events is not an object of power levels"}
+		return &Rejection{Rule: number(rules, lists), Reason: "events is not an object of power levels"}
 	}
 	p.notifications, ok = readNamed(rules, fields.notifications)
 	if !ok && rules.NotificationLevels {
-		return &Rejection{number(rules, lists), "notifications is not an object of power levels"}
+		return &Rejection{Rule: number(rules, lists), Reason: "notifications is not an object of power levels"}
 	}
 	// v11 9.3: If the `users` property in `content` is not an object with keys that are valid user IDs
 	// with values that are integers, reject.
 	if p.users, ok = readNamed(rules, fields.users); !ok || !p.users.areUsers() {
-		return &Rejection{number(rules, powerUsers), "users is not an object of user ids and power levels"}
+		return &Rejection{Rule: number(rules, powerUsers), Reason: "users is not an object of user ids and power levels"}
 	}
 	return nil
 }

@@ -34,7 +34,8 @@ type Meta struct {
 
 	NotTo id.ServerName // an event of another server that is sent on: who has it already
 
-	Redacts *Event // the event of this room that the new one redacts; its redacted form is stored with it
+	Redacts *Event     // the event of this room that the new one redacts; its redacted form is stored with it
+	Awaits  id.EventID // the event that a redaction would redact, while it is not here
 }
 
 // Pending is what was proposed to a room in one act and is on its way to storage.
@@ -443,6 +444,9 @@ func (w *Writer) addRows(act *storage.Act, p *proposal) {
 	}
 	if p.meta.Hash != nil {
 		act.Add(storage.InsertTransaction, p.meta.Hash[:], string(p.ID), p.meta.AtMS)
+	}
+	if p.meta.Awaits != "" {
+		act.Add(storage.InsertPendingRedaction, string(p.meta.Awaits), p.Pos)
 	}
 	row := w.rowOf(p.Event)
 	act.Add(storage.InsertEvent, row.Row()...)
