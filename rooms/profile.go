@@ -29,6 +29,9 @@ const (
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3profileuserid
 func (s *Service) getUserProfile(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*rawJSON, error) {
 	user := c.UserID("userId")
+	if s.residesElsewhere(user) {
+		return s.profileElsewhere(ctx, user, "")
+	}
 	fields, err := s.profile(ctx, user)
 	if err != nil {
 		return nil, err
@@ -38,8 +41,12 @@ func (s *Service) getUserProfile(ctx context.Context, c *httpapi.Call, _ *httpap
 			return nil, err
 		}
 	}
+	return answer(appendFields(nil, sorted(fields))), nil
+}
+
+func sorted(fields []storage.ProfileField) []storage.ProfileField {
 	slices.SortFunc(fields, func(a, b storage.ProfileField) int { return strings.Compare(a.Name, b.Name) })
-	return answer(appendFields(nil, fields)), nil
+	return fields
 }
 
 // getProfileField implements GET /_matrix/client/v3/profile/{userId}/{keyName}.
@@ -49,6 +56,9 @@ func (s *Service) getProfileField(ctx context.Context, c *httpapi.Call, _ *httpa
 	user, key := c.UserID("userId"), c.PathValue("keyName")
 	if err := checkProfileKey(key); err != nil {
 		return nil, err
+	}
+	if s.residesElsewhere(user) {
+		return s.profileElsewhere(ctx, user, key)
 	}
 	var field storage.ProfileField
 	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -210,7 +220,7 @@ func textOf(value []byte) (text string, ok bool) {
 	return text, err == nil
 }
 
-// profile returns the fields of a user's profile. Profiles of other servers' users are not known.
+// profile returns the fields of a user's profile. It knows users of this server alone.
 func (s *Service) profile(ctx context.Context, user id.UserID) (fields []storage.ProfileField, err error) {
 	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		fields, err = tx.Profile(user)
