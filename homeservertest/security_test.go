@@ -27,14 +27,16 @@ import (
 //	F-21            federation/keyring TestAnswers, TestHostileServers
 //	F-23            federation TestNotaryRefusals, TestNotaryDoesNotWaitForever; federation/wire TestDeniedNetworks
 //	F-44, F-46      federation TestSentMembersAreWhatTheySay, TestJoinOfAnotherServer, TestBannedWhoJoins
+//	F-50            federation TestExchangeRefusals, TestExchangeWithKeysThatAreNoMore
 //	F-59            TestTransactionsAreHandledOnce
 //	F-61            federation TestF61BackfillIsBounded
 //	F-65            federation TestF65PagesOfRejectedEventsEndNothing
 //	F-72, F-73      TestRemoteReceipts, TestRemoteTyping
-//	F-85            federation TestInvitesWithAnyState
+//	F-85, F-89      federation TestInvitesWithAnyState; TestInviteIsRescinded
 //	F-91, F-94      federation TestF91EventsOfOtherRoomsLookLikeUnknownOnes, TestF94ServersThatHaveLeft
-//	F-95            federation TestF95RedactedEventsAreToldRedacted
-//	F-98, F-105     federation/wire TestDeniedNetworks, TestDeniedDetours; TestCertificates
+//	F-92            federation TestF92RoomsThatAServerIsNotIn, TestTemplateRefusals, TestHierarchy
+//	F-95, F-97      federation TestF95RedactedEventsAreToldRedacted, TestQueryProfile
+//	F-105           federation/wire TestCertificates
 //	F-100           federation/wire TestHostileWellKnown, TestWellKnownLifetime, TestTenRedirects
 //	F-102           federation TestSenderDeadDestinations, TestSenderMemory, TestSenderBackoff
 
