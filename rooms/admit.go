@@ -18,6 +18,7 @@ import (
 type lack struct {
 	ev         *event.Event
 	prev, auth []id.EventID
+	policy     *policy // whose signature it lacks, nil if nobody's
 }
 
 func (l *lack) refusal() error {
@@ -28,7 +29,7 @@ func (l *lack) refusal() error {
 // decide takes the events into the room. What some of them lack it asks for, one delivery at a time for a room.
 func (d *delivery) decide(ctx context.Context) {
 	defer func() { d.await(ctx) }()
-	if len(d.admit(ctx)) == 0 || d.fault != nil {
+	if len(d.admitRecommended(ctx)) == 0 || d.fault != nil {
 		return
 	}
 	leave, err := d.lanes.enter(ctx, d.room.ID)
@@ -37,10 +38,10 @@ func (d *delivery) decide(ctx context.Context) {
 		return
 	}
 	defer leave()
-	lacking := d.admit(ctx) // somebody else may have asked meanwhile
+	lacking := d.admitRecommended(ctx) // somebody else may have asked meanwhile
 	if len(lacking) > 0 && d.fault == nil {
 		d.fill(ctx, lacking)
-		lacking = d.admit(ctx)
+		lacking = d.admitRecommended(ctx)
 	}
 	for _, l := range lacking {
 		d.verdicts[l.ev.ID] = l.refusal()
@@ -211,6 +212,9 @@ func (a *admission) receive(ev *event.Event) (*lack, error) {
 	if err != nil || len(l.prev)+len(l.auth) > 0 {
 		return l.orNil(err), err
 	}
+	if l.policy = a.lacksPolicy(ev, b); l.policy != nil {
+		return l, nil
+	}
 	return nil, a.graft(ev, stored, b)
 }
 
@@ -304,7 +308,7 @@ func (a *admission) graft(ev *event.Event, stored *roomstate.Event, b *basis) er
 		return err
 	}
 	g := roomstate.Graft{
-		Meta: roomstate.Meta{AtMS: a.Now().UnixMilli()}, Flags: flags, Auth: b.auth, Prev: b.prev, Missing: b.missing,
+		Meta: a.meta(a.draft), Flags: flags, Auth: b.auth, Prev: b.prev, Missing: b.missing,
 		Before: b.before, Stored: stored, Ord: a.placeOf(ev),
 	}
 	if a.relay && flags == storage.InTimeline {
@@ -319,10 +323,20 @@ func (a *admission) graft(ev *event.Event, stored *roomstate.Event, b *basis) er
 	return fmt.Errorf("%w: %w", ErrRejected, verdict)
 }
 
-// judge is checks 4 to 6. The error says why the flags are what they are.
+// judge is checks 4 to 7. The error says why an event is rejected.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#checks-performed-on-receipt-of-a-pdu
 func (a *admission) judge(ev *event.Event, b *basis) (flags int64, err error) {
+	flags, err = a.judgeByRules(ev, b)
+	// "7. Is validated by the Policy Server, if the room is using a Policy Server, otherwise it is "soft failed"."
+	if flags == storage.InTimeline && !a.isRecommended(ev) {
+		flags = storage.SoftFailed
+	}
+	return flags, err
+}
+
+// judgeByRules is checks 4 to 6.
+func (a *admission) judgeByRules(ev *event.Event, b *basis) (flags int64, err error) {
 	// "4. Passes authorisation rules based on the event's auth events, otherwise it is rejected."
 	if err := a.byAuthEvents(ev, b.auth); err != nil {
 		return storage.Rejected, err

@@ -58,9 +58,10 @@ func (s *Service) lock(ctx context.Context, room id.RoomID) (*roomstate.Writer, 
 }
 
 // append is the one door through which events of this server get into rooms: it builds the event on what
-// the room holds, checks it and proposes it. The act is queued by the caller, who holds the room's lock.
+// the room holds, checks it and proposes it. The act is queued by the caller, who holds the room's lock. The error is an
+// *unrecommended in a room whose policy server has to sign the event first; act and Send see to that.
 func (s *Service) append(w *roomstate.Writer, d Draft) (*event.Event, error) {
-	meta := roomstate.Meta{Device: d.Device, Txn: d.Txn, Hash: d.hash(), AtMS: s.Now().UnixMilli()}
+	meta := s.meta(&d)
 	ev, err := s.build(w, d)
 	if err != nil {
 		return nil, err
@@ -75,17 +76,37 @@ func (s *Service) append(w *roomstate.Writer, d Draft) (*event.Event, error) {
 		if meta.Redacts == nil {
 			meta.Awaits = ev.Redacts
 		}
+	}
+	if p := s.policyAt(w); p.asks(ev) {
+		return nil, &unrecommended{ev, d, *p}
+	}
+	if meta.Redacts != nil {
 		also(w.Act(), func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(ev.Redacts) })
 	}
+	if err := s.beside(w, ev); err != nil {
+		return nil, err
+	}
+	return ev, w.Propose(ev, meta)
+}
+
+// beside adds to the act of an event of this server what changes beside the room.
+func (s *Service) beside(w *roomstate.Writer, ev *event.Event) error {
 	if ev.StateKey == nil && isAnnotation(ev.Content()) {
 		w.Act().Add(storage.InsertAnnotation, w.Num, annotation(ev.Sender, ev.Type, ev.Content()), string(ev.ID))
 	}
 	if ev.StateKey != nil && ev.Membership() == "join" {
-		if err := s.inherit(w, id.UserID(*ev.StateKey)); err != nil {
-			return nil, err
-		}
+		return s.inherit(w, id.UserID(*ev.StateKey))
 	}
-	return ev, w.Propose(ev, meta)
+	return nil
+}
+
+// meta is what is stored beside the event of a draft, nil for one of nobody here.
+func (s *Service) meta(d *Draft) roomstate.Meta {
+	m := roomstate.Meta{AtMS: s.Now().UnixMilli()}
+	if d != nil {
+		m.Device, m.Txn, m.Hash = d.Device, d.Txn, d.hash()
+	}
+	return m
 }
 
 // also lets an act do something more inside its transaction.
@@ -204,9 +225,14 @@ func (s *Service) redactsAny(w *roomstate.Writer, redaction *event.Event) bool {
 }
 
 // act runs fn on a room under its lock and awaits what fn proposed. If that is nothing, it awaits what fn may have
-// found: it could be on its way only.
+// found: it could be on its way only. In a room with a policy server fn proposes one event, last of all.
 func (s *Service) act(ctx context.Context, room id.RoomID, fn func(w *roomstate.Writer) (proposed bool, err error)) error {
 	p, err := s.underLock(ctx, room, fn)
+	var u *unrecommended
+	if errors.As(err, &u) {
+		_, err = s.sendRecommended(ctx, u)
+		return err
+	}
 	if err != nil || p == nil {
 		return err
 	}

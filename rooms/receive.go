@@ -69,14 +69,18 @@ type delivery struct {
 	room   *roomstate.Room
 	create *roomstate.Event // the room's m.room.create
 	parse  parser
-	past   *past // nil: the events arrive now
-	relay  bool  // accepted events are sent on to the room's other servers
+	past   *past  // nil: the events arrive now
+	relay  bool   // accepted events are sent on to the room's other servers
+	draft  *Draft // of an event of this server; nil for those of others
 
 	delivered map[id.EventID]bool  // those that were sent to us, unlike those that were asked for because of them
 	events    []*event.Event       // those that passed checks 1 to 3, each after those of them that it names
 	verdicts  map[id.EventID]error // of those that are decided; nil: it is in
 	after     map[id.EventID]*gap  // what was asked for: the states after missing predecessors,
 	before    map[id.EventID]*gap  // and those before events that have too many of them
+
+	vouched map[id.EventID]policy // whose signature an event has, which was verified
+	asked   map[id.EventID]bool   // about which the room's policy server was asked for one
 
 	extremities []id.EventID // of the room when it was last looked at
 	pending     []*roomstate.Pending
@@ -95,7 +99,7 @@ func (s *Service) newDelivery(ctx context.Context, origin id.ServerName, room id
 	d := &delivery{
 		Service: s, origin: origin, room: r, parse: event.ParseUntrusted,
 		verdicts: map[id.EventID]error{}, after: map[id.EventID]*gap{}, before: map[id.EventID]*gap{},
-		delivered: map[id.EventID]bool{},
+		delivered: map[id.EventID]bool{}, vouched: map[id.EventID]policy{}, asked: map[id.EventID]bool{},
 	}
 	return d, d.mayDeliver(ctx)
 }

@@ -24,15 +24,18 @@ func (s *Service) inviteElsewhere(ctx context.Context, c *Change) error {
 	if err != nil || invite == nil {
 		return err
 	}
+	r, err := s.room(ctx, c.Room)
+	if err != nil {
+		return err
+	}
+	if invite, err = s.recommended(ctx, r, invite); err != nil {
+		return err
+	}
 	raw, err := s.Remote.SendInvite(ctx, c.Target.Server(), invite, state)
 	if err != nil {
 		return inviteRefused(c, err)
 	}
 	if invite, err = countersigned(invite, c.Target.Server(), raw); err != nil {
-		return err
-	}
-	r, err := s.room(ctx, c.Room)
-	if err != nil {
 		return err
 	}
 	_, err = s.takeIn(ctx, s.ServerName, r, invite)

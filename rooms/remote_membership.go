@@ -11,6 +11,7 @@ import (
 // RemoteMembership is what rooms ask of other servers to get users in and out of rooms. What it returns is as the
 // other server said it, of the right form and not checked any further.
 type RemoteMembership interface {
+	RemotePolicy  // see policy.go
 	RemoteProfile // see remote_profile.go
 
 	// MakeMember asks a server that is in a room for the template of a member event.

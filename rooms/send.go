@@ -107,19 +107,23 @@ func notSuspended(c *httpapi.Call) error {
 // event that would change nothing. An event that the room's rules refuse is mxerr.Forbidden.
 func (s *Service) Send(ctx context.Context, d Draft) (id.EventID, error) {
 	p, known, err := s.propose(ctx, d)
+	var u *unrecommended
+	if errors.As(err, &u) {
+		known, err = s.sendRecommended(ctx, u)
+	}
 	if err != nil {
 		return "", fmt.Errorf("send %s to %s: %w", d.Type, d.Room, err)
 	}
-	if p == nil {
-		return known, nil
+	if p != nil {
+		if err := p.Wait(ctx); err != nil {
+			return "", fmt.Errorf("store %s in %s: %w", d.Type, d.Room, err)
+		}
+		known = p.Events[0].ID
 	}
-	if err := p.Wait(ctx); err != nil {
-		return "", fmt.Errorf("store %s in %s: %w", d.Type, d.Room, err)
-	}
-	if d.StateKey != nil {
+	if d.StateKey != nil && (p != nil || u != nil) {
 		s.afterState(ctx, d)
 	}
-	return p.Events[0].ID, nil
+	return known, nil
 }
 
 // propose queues the event of a draft. It returns what is on its way, or an event that is there already.

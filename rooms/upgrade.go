@@ -63,6 +63,10 @@ func (s *Service) Upgrade(ctx context.Context, user id.UserID, room id.RoomID, n
 	b := &blueprint{creator: user, rules: rules, profiles: map[id.UserID][2]string{user: {name, avatar}}}
 	b.nameCreators(n.AdditionalCreators)
 	p, successor, err := s.replace(ctx, room, b)
+	if errors.As(err, new(*unrecommended)) {
+		b.nameCreators(n.AdditionalCreators)
+		return s.replaceRecommended(ctx, room, b)
+	}
 	if err != nil {
 		return "", fmt.Errorf("upgrade %s: %w", room, err)
 	}
@@ -157,11 +161,15 @@ func (s *Service) succeed(ctx context.Context, old *roomstate.Writer, b *bluepri
 
 // bury proposes the tombstone of a room.
 func (s *Service) bury(old *roomstate.Writer, b *blueprint, successor id.RoomID) (*event.Event, error) {
+	return s.append(old, b.tombstone(old.ID, successor))
+}
+
+func (b *blueprint) tombstone(old, successor id.RoomID) Draft {
 	d := b.state("m.room.tombstone", map[string]any{
 		"body": "This room has been replaced", "replacement_room": successor,
 	})
-	d.Room = old.ID
-	return s.append(old, d)
+	d.Room = old
+	return d
 }
 
 // nameCreators puts the additional creators into what the new room is created with.
@@ -242,13 +250,26 @@ func moveNames(tx *storage.Tx, from, to int64) error {
 // retire takes from the old room the names that have moved, and lets nobody talk or invite there any more, as
 // far as the user may do that.
 func (s *Service) retire(old *roomstate.Writer, b *blueprint, canonical json.RawMessage) error {
-	var drafts []Draft
+	drafts, err := b.retirement(old, canonical)
+	if err != nil {
+		return err
+	}
+	for _, d := range drafts {
+		if _, err := s.append(old, d); err != nil && !errors.Is(err, mxerr.Forbidden) {
+			return fmt.Errorf("change %s: %w", d.Type, err)
+		}
+	}
+	return nil
+}
+
+// retirement are the events of retire.
+func (b *blueprint) retirement(old *roomstate.Writer, canonical json.RawMessage) (drafts []Draft, err error) {
 	if canonical != nil {
 		drafts = append(drafts, b.copied("m.room.canonical_alias", "", canonical))
 	}
 	levels, err := levelsOf(old)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// "setting events_default and invite to the greater of 50 and users_default + 1."
 	quiet := max(50, levels.Level("users_default")+1)
@@ -256,13 +277,10 @@ func (s *Service) retire(old *roomstate.Writer, b *blueprint, canonical json.Raw
 	if talk || invite {
 		drafts = append(drafts, b.levels(levels))
 	}
-	for _, d := range drafts {
-		d.Room = old.ID
-		if _, err := s.append(old, d); err != nil && !errors.Is(err, mxerr.Forbidden) {
-			return fmt.Errorf("change %s: %w", d.Type, err)
-		}
+	for i := range drafts {
+		drafts[i].Room = old.ID
 	}
-	return nil
+	return drafts, nil
 }
 
 // checkTombstone refuses a tombstone that leads back to its own room.

@@ -17,6 +17,10 @@ import (
 // ErrSignature says that a signature is missing or wrong. The error wraps the one of package signing too.
 var ErrSignature = errors.New("keyring: not signed")
 
+// policyKeyID names a key that signs for rooms, not for a server: "the policy server key is not expected to be published and
+// therefore should be skipped".
+const policyKeyID = "ed25519:policy_server"
+
 // maxSignatures is how many signatures of one server under one object are looked at.
 const maxSignatures = 20
 
@@ -64,6 +68,9 @@ func appendRequests(requests []Request, e *event.Event, server id.ServerName) []
 	ids := e.SignedBy(server)
 	at := time.UnixMilli(e.OriginServerTS)
 	for _, keyID := range ids[:min(len(ids), maxSignatures)] {
+		if keyID == policyKeyID {
+			continue
+		}
 		requests = append(requests, Request{Server: server, KeyID: keyID, At: at, EvenExpired: !e.Rules.EnforceKeyValidity})
 	}
 	return requests

@@ -40,6 +40,9 @@ func (w *Writer) move(m Member) {
 	}
 }
 
+// HeadHasServer reports whether a server has joined users at the room's head: what is queued counts already.
+func (w *Writer) HeadHasServer(server id.ServerName) bool { return w.head.servers[server] > 0 }
+
 func (w *Writer) memberOfHead(user id.UserID) Member {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
