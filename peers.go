@@ -114,7 +114,7 @@ func (p *peers) remote(c *rooms.Config) {
 
 // answer makes the part that answers other servers.
 func (p *peers) answer(cfg Config, h *house, server id.ServerName, key signing.Key) {
-	fed := federation.Config{ServerName: server, Key: key, Version: Version, Now: cfg.Now, Log: cfg.Logger}
+	fed := federation.Config{ServerName: server, Key: key, Version: Version, OpenID: h.auth, Now: cfg.Now, Log: cfg.Logger}
 	if cfg.Federation.Enabled {
 		fed.Ring, fed.Alive, fed.DB, fed.Rooms = p.ring, p.alive, h.db, h.rooms
 		fed.EDUs = map[string]func(context.Context, id.ServerName, json.RawMessage) error{

@@ -275,6 +275,9 @@ func (s *Service) storeDeactivation(tx *storage.Tx, at storage.Pos, user id.User
 	if err := tx.UpdateAccount(a); err != nil {
 		return nil, err
 	}
+	if err := tx.KeepOpenIDTokens(user, 0); err != nil {
+		return nil, err
+	}
 	gone, err := s.deleteDevices(tx, at, user, func(storage.Device) bool { return true })
 	if err != nil {
 		return nil, err

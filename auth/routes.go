@@ -24,6 +24,8 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Public, "GET /_matrix/client/v3/register/available", s.usernameAvailable, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Public, "GET /_matrix/client/v1/register/m.login.registration_token/validity", s.registrationTokenValidity, httpapi.RateLimited()),
 
+		httpapi.Handle(httpapi.Authed, "POST /_matrix/client/v3/user/{userId}/openid/request_token", s.requestOpenIDToken, httpapi.RateLimited()),
+
 		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/account/whoami", s.whoami, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.OptionalToken, "POST /_matrix/client/v3/account/password", s.changePassword, httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)),
 		httpapi.Handle(httpapi.OptionalToken, "POST /_matrix/client/v3/account/deactivate", s.deactivate, httpapi.RateLimited(), httpapi.MaxBody(maxInteractiveBody)),

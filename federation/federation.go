@@ -36,6 +36,9 @@ type Config struct {
 	// is logged and concerns nobody else.
 	EDUs map[string]func(ctx context.Context, origin id.ServerName, content json.RawMessage) error
 
+	// OpenID knows whose tokens for third parties are. Nil: there are none.
+	OpenID OpenID
+
 	Log *slog.Logger // nil discards
 
 	// Ring finds the keys of other servers. Nil: there are no others, and nobody's request is accepted.

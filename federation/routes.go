@@ -32,10 +32,11 @@ func (s *Service) Routes() []httpapi.Route {
 		// third_party_invite.go
 		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}", s.exchangeThirdPartyInvite),
 		httpapi.Handle(httpapi.Public, "PUT /_matrix/federation/v1/3pid/onbind", s.onBindThirdPartyIdentifier, httpapi.RateLimited()),
-		// query.go, public_rooms.go, spaces.go
+		// query.go, openid.go, public_rooms.go, spaces.go
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/directory", s.queryRoomDirectory),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/profile", s.queryProfile),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/{queryType}", s.queryInfo),
+		httpapi.Handle(httpapi.Public, "GET /_matrix/federation/v1/openid/userinfo", s.exchangeOpenIDToken, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/publicRooms", s.getPublicRooms),
 		httpapi.Handle(httpapi.Server, "POST /_matrix/federation/v1/publicRooms", s.queryPublicRooms),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/hierarchy/{roomId}", s.getSpaceHierarchy),

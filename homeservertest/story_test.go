@@ -170,6 +170,9 @@ func keepData(alice *person) {
 	require.Equal(alice.t, object{"text": "milk"}, alice.get(mine+"/account_data/org.example.note"))
 	filter := alice.post(mine+"/filter", object{"room": object{"timeline": object{"limit": 10}}})["filter_id"].(string)
 	alice.get(mine + "/filter/" + url.PathEscape(filter))
+	token := alice.post(mine+"/openid/request_token", object{})["access_token"].(string)
+	nobody := &person{t: alice.t, http: alice.http}
+	require.Equal(alice.t, alice.user, nobody.get("/_matrix/federation/v1/openid/userinfo?access_token=" + token)["sub"])
 	alice.get(v3 + "/pushrules/")
 	alice.get(v3 + "/pushrules/global/")
 }
