@@ -61,7 +61,7 @@ func (c *Client) MissingEvents(ctx context.Context, server id.ServerName, room i
 	}
 	request := wire.Request{
 		Destination: server, Method: http.MethodPost, Path: v1 + "get_missing_events/" + url.PathEscape(string(room)),
-		Body: body, MaxAnswer: maxEventsAnswer,
+		Body: body, MaxAnswer: maxEventsAnswer, Loose: true,
 	}
 	if err := c.fetch(ctx, request, &answer); err != nil {
 		return nil, err
@@ -104,6 +104,7 @@ func (c *Client) pdus(ctx context.Context, request wire.Request) ([]json.RawMess
 	var answer struct {
 		PDUs *[]json.RawMessage `json:"pdus"`
 	}
+	request.Loose = true
 	if err := c.fetch(ctx, request, &answer); err != nil {
 		return nil, err
 	}
@@ -119,6 +120,7 @@ func (c *Client) EventAuth(ctx context.Context, server id.ServerName, room id.Ro
 	}
 	path := "event_auth/" + url.PathEscape(string(room)) + "/" + url.PathEscape(string(eventID))
 	request := get(server, path, nil, maxStateAnswer)
+	request.Loose = true
 	if err := c.fetch(ctx, request, &answer); err != nil {
 		return nil, err
 	}
@@ -153,6 +155,7 @@ func (c *Client) State(ctx context.Context, server id.ServerName, room id.RoomID
 		AuthChain *[]json.RawMessage `json:"auth_chain"`
 	}
 	request := get(server, "state/"+url.PathEscape(string(room)), url.Values{"event_id": {string(eventID)}}, maxStateAnswer)
+	request.Loose = true
 	if err := c.fetch(ctx, request, &answer); err != nil {
 		return nil, nil, err
 	}

@@ -151,3 +151,22 @@ func TestClientPassesRefusalsOn(t *testing.T) {
 		require.Equal(t, "M_FORBIDDEN", refused.Code)
 	}
 }
+
+// FP-01: "it is dropped": one event that cannot be read spoils no others of an answer.
+func TestOddEventSpoilsNoOthers(t *testing.T) {
+	odd := "{\"a\":\"\xff\",\"a\":1.5,\"b\":\"\\ud800\"}"
+	s := &saying{status: 200}
+	c, ctx := clientOf(t, s), t.Context()
+	s.body = `{"events":[{"a":1},` + odd + `]}`
+	events, err := c.MissingEvents(ctx, peer, inRoom, nil, []id.EventID{anEvent}, 7, 3)
+	require.NoError(t, err)
+	require.Len(t, events, 2)
+	s.body = `{"pdus":[{"a":1},` + odd + `]}`
+	events, err = c.Backfill(ctx, peer, inRoom, []id.EventID{anEvent}, 7)
+	require.NoError(t, err)
+	require.Len(t, events, 2)
+	s.body = `{"pdus":[` + odd + `],"auth_chain":[{"a":1}]}`
+	state, auth, err := c.State(ctx, peer, inRoom, anEvent)
+	require.NoError(t, err)
+	require.Len(t, append(state, auth...), 2)
+}

@@ -142,6 +142,7 @@ type Request struct {
 	Unsigned  bool          // no Authorization, for /version and /_matrix/key/v2/server
 	Force     bool          // try even if the destination failed a moment ago
 	Timeout   time.Duration // Config.Timeout if zero
+	Loose     bool          // the answer is taken apart by who asks, who checks each part: one odd event spoils no others
 	MaxAnswer int64         // bytes; if zero 10 MiB for Do and 1 GiB for Stream
 }
 
@@ -149,7 +150,7 @@ type Request struct {
 type Answer struct {
 	Status int
 	Header http.Header
-	Body   []byte // one JSON value, as canonjson.CheckLenient has it
+	Body   []byte // one JSON value, as canonjson.CheckLenient has it, unless Request.Loose
 }
 
 // Stream is an answer with a status of 2xx whose body is still to be read.
