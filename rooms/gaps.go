@@ -158,15 +158,30 @@ func (f *search) join(ctx context.Context, raws []json.RawMessage) (added int, e
 	if err := f.lookNamed(ctx, events); err != nil {
 		return 0, err
 	}
+	between := f.between(events)
 	for i, ev := range events {
-		if ev == nil {
-			continue
-		}
-		if e := f.looked[ev.ID]; e != nil && !e.Flagged(storage.Outlier) {
+		if ev != nil && !between[ev.ID] {
 			events[i] = nil
 		}
 	}
 	return f.add(events), nil
+}
+
+// between are those of the events of an answer that come after what is here. A server that does not know our newest
+// events tells what comes before them too, perhaps before this server was in the room: as something new it would bring
+// the state of that time back.
+func (f *search) between(events []*event.Event) map[id.EventID]bool {
+	prev, here := map[id.EventID][]id.EventID{}, map[id.EventID]bool{}
+	for _, ev := range slices.Concat(f.events, events) {
+		if ev != nil {
+			prev[ev.ID] = ev.PrevEvents
+		}
+	}
+	for eventID, e := range f.looked {
+		here[eventID] = e != nil && !e.Flagged(storage.Outlier)
+	}
+	missing, _ := f.missingPrevs()
+	return reached(missing, prev, here)
 }
 
 // states asks for the states after predecessors that are still missing. If these are many, it asks for the states

@@ -62,6 +62,25 @@ func TestMissingEventsInSeveralRounds(t *testing.T) {
 	require.Equal(t, idsOf(list...), end[len(end)-46:])
 }
 
+// What is told beside the missing events, from before what is here, is nothing new: neither does anybody read it now, nor
+// does the state of that time come back.
+func TestMissingEventsAndOlderOnes(t *testing.T) {
+	f := newFederated(t, "11")
+	base, head := f.roomState(), f.heads()
+	list := f.chain(5)
+	old, gap, here, missing, last := list[0], list[1], list[2], list[3], list[4]
+	f.peer.serve(gap)
+	f.peer.stateIDs[gap.ID] = base
+	require.NoError(t, f.deliver(here))
+
+	f.peer.missing = func([]id.EventID, []id.EventID, int) []*event.Event { return []*event.Event{old, gap, missing} }
+	require.NoError(t, f.deliver(last))
+	end := f.timeline()
+	require.Equal(t, idsOf(here, missing, last), end[len(end)-3:])
+	require.ElementsMatch(t, append(head, last.ID), f.heads(), "that the first head is followed is not known here")
+	require.Equal(t, storage.Outlier, f.flags(gap))
+}
+
 // FP-11, FP-13, SR-11: when they are not to be had, the state before the oldest is, and takes part in the room's.
 func TestStateAtAGap(t *testing.T) {
 	for _, version := range []string{"1", "2", "11", "12"} {
