@@ -18,8 +18,8 @@ import (
 // routes whose access is httpapi.Server. The body is read once it is clear who claims to have sent it and that there
 // is a key to check that with.
 //
-// Errors are mxerr.Unauthorized for everything that is wrong with the header, the key or the signature,
-// mxerr.Forbidden for servers that are not Allowed, mxerr.NotJSON and mxerr.BadJSON for bodies that cannot have been
+// Errors are mxerr.Unauthorized for everything that is wrong with the header, the key or the signature, but
+// mxerr.InvalidParam for an origin that is no server name, mxerr.Forbidden for servers that are not Allowed, mxerr.NotJSON and mxerr.BadJSON for bodies that cannot have been
 // signed, and what body and storage return.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#request-authentication

@@ -152,7 +152,7 @@ func TestDoor(t *testing.T) {
 		{"another algorithm", target, body, []string{edit("ed25519:p", "rsa:p")}, 401, "M_UNAUTHORIZED"},
 		{"a server that does not answer", target, body, []string{d.sign(t, "PUT", target, "dead", "own", body)}, 401, "M_UNAUTHORIZED"},
 		{"this server itself", target, body, []string{d.sign(t, "PUT", target, "own", "own", body)}, 401, "M_UNAUTHORIZED"},
-		{"no server name", target, body, []string{edit(`origin="peer"`, `origin="a b"`)}, 401, "M_UNAUTHORIZED"},
+		{"no server name", target, body, []string{edit(`origin="peer"`, `origin="a b"`)}, 400, "M_INVALID_PARAM"},
 		{"one that may not", target, body, []string{d.sign(t, "PUT", target, "banned", "own", body)}, 403, "M_FORBIDDEN"},
 		{"no JSON", target, "<", []string{good}, 400, "M_NOT_JSON"},
 		{"a key twice, not signed", target, `{"n":1,"n":1}`, []string{good}, 401, "M_UNAUTHORIZED"},

@@ -23,7 +23,7 @@ const maxTemplate = event.MaxPDU
 func (s *Service) complete(t *Template, wish Wish, content map[string]any) (*event.Event, error) {
 	rules, ok := roomversion.Get(t.Version)
 	if t.Version == "" {
-		rules, ok = roomversion.Get("1")
+		rules, ok = roomversion.Get(unnamed(t.Event))
 	}
 	if !ok {
 		return nil, mxerr.IncompatibleVersion.Set("room_version", t.Version)
@@ -52,6 +52,15 @@ func (s *Service) complete(t *Template, wish Wish, content map[string]any) (*eve
 		return nil, err
 	}
 	return event.Build(d, s.ServerName, s.Key)
+}
+
+// unnamed is the version of a room whose server does not name it: "assumed to be either "1" or "2"". References that
+// neither of the two has are those of the first that has them; whether the room is of that version shows in its state.
+func unnamed(template json.RawMessage) string {
+	if gjson.GetBytes(template, "prev_events.0").Type == gjson.String {
+		return "3"
+	}
+	return "1"
 }
 
 // isTemplate sees that a template is one of the event that was asked for.

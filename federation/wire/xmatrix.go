@@ -36,7 +36,7 @@ type Credentials struct {
 // occurs twice is an error, and so is a header longer than 8 KiB. The signature may be called "sig", as in all
 // examples, or "signature", as in the specification's list.
 //
-// An error is mxerr.Unauthorized.
+// An error is mxerr.Unauthorized, or mxerr.InvalidParam for an origin that is no server name.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#request-authentication
 func ParseAuthorization(header string) (Credentials, error) {
@@ -48,8 +48,11 @@ func ParseAuthorization(header string) (Credentials, error) {
 	if c.Signature == "" {
 		c.Signature = params["signature"]
 	}
+	if params["origin"] == "" {
+		return Credentials{}, mxerr.Unauthorized.With("the X-Matrix header has no origin")
+	}
 	if c.Origin, err = id.ParseServerName(params["origin"]); err != nil {
-		return Credentials{}, mxerr.Unauthorized.With("the origin in the X-Matrix header is missing or not valid")
+		return Credentials{}, mxerr.InvalidParam.With("the origin in the X-Matrix header is no server name")
 	}
 	if destination, ok := params["destination"]; ok {
 		if c.Destination, err = id.ParseServerName(destination); err != nil {

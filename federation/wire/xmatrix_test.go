@@ -61,7 +61,6 @@ func TestParseAuthorizationRefuses(t *testing.T) {
 		{"an empty bare value", `X-Matrix origin=,key="ed25519:1",sig="s"`},
 		{"a name without a value", `X-Matrix origin="a.org",key="ed25519:1",sig="s",x`},
 		{"a value without a name", `X-Matrix ="x",origin="a.org",key="ed25519:1",sig="s"`},
-		{"an origin that is none", `X-Matrix origin="a/b",key="ed25519:1",sig="s"`},
 		{"a destination that is none", `X-Matrix origin="a.org",destination="",key="ed25519:1",sig="s"`},
 		{"another algorithm", `X-Matrix origin="a.org",key="rsa:1",sig="s"`},
 		{"the origin twice", `X-Matrix origin="a.org",Origin="b.org",key="ed25519:1",sig="s"`},
@@ -77,6 +76,13 @@ func TestParseAuthorizationRefuses(t *testing.T) {
 			_, err := wire.ParseAuthorization(tt.header)
 			require.ErrorIs(t, err, mxerr.Unauthorized)
 		})
+	}
+}
+
+func TestOriginThatIsNone(t *testing.T) {
+	for _, origin := range []string{"a/b", "a:http", "a b", "[::1"} {
+		_, err := wire.ParseAuthorization(`X-Matrix origin="` + origin + `",key="ed25519:1",sig="s"`)
+		require.ErrorIs(t, err, mxerr.InvalidParam, origin)
 	}
 }
 
