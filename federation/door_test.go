@@ -242,7 +242,7 @@ func TestNotary(t *testing.T) {
 	}
 	require.Equal(t, []string{"peer"}, ask("GET", "/_matrix/key/v2/query/peer", ""))
 	require.Equal(t, []string{"peer"}, ask("GET", "/_matrix/key/v2/query/peer?minimum_valid_until_ts=5", ""))
-	require.Equal(t, []string{"own"}, ask("GET", "/_matrix/key/v2/query/own", ""))
+	require.Equal(t, []string{"own"}, ask("GET", "/_matrix/key/v2/query/own/ed25519:o", ""))
 	require.Empty(t, ask("GET", "/_matrix/key/v2/query/dead", ""))
 	require.ElementsMatch(t, []string{"peer", "other:8448", "own"}, ask("POST", "/_matrix/key/v2/query",
 		`{"server_keys":{"peer":{},"own":{},"dead":{},"no name":{},"other:8448":{"ed25519:p":{"minimum_valid_until_ts":5}}}}`))

@@ -66,13 +66,19 @@ func queryOf(server id.ServerName, keys map[string]keyCriterion) keyring.Query {
 
 // queryServerKeys implements GET /_matrix/key/v2/query/{serverName}.
 //
+// Before v1.6 of the specification a key followed in the path.
+//
 // https://spec.matrix.org/latest/server-server-api/#get_matrixkeyv2queryservername
 func (s *Service) queryServerKeys(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*keyAnswers, error) {
 	minimum, err := c.Int64("minimum_valid_until_ts", 0)
 	if err != nil {
 		return nil, err
 	}
-	return s.vouch(ctx, []keyring.Query{{Server: c.ServerName("serverName"), MinimumValidUntil: minimum}})
+	q := keyring.Query{Server: c.ServerName("serverName"), MinimumValidUntil: minimum}
+	if keyID := c.PathValue("keyId"); keyID != "" {
+		q.KeyIDs = []string{keyID}
+	}
+	return s.vouch(ctx, []keyring.Query{q})
 }
 
 // vouch answers with what servers have said of their keys: "The notary server will additionally sign the response from

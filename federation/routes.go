@@ -9,7 +9,8 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/server/{$}", s.getServerKey,
 			httpapi.Also("GET /_matrix/key/v2/server/{keyId}")),
 		httpapi.Handle(httpapi.Public, "POST /_matrix/key/v2/query", s.queryKeys, httpapi.RateLimited()),
-		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/query/{serverName}", s.queryServerKeys, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/query/{serverName}", s.queryServerKeys, httpapi.RateLimited(),
+			httpapi.Also("GET /_matrix/key/v2/query/{serverName}/{keyId}")),
 		// backfill.go, events.go, event_auth.go
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/backfill/{roomId}", s.backfillRoom),
 		httpapi.Handle(httpapi.Server, "POST /_matrix/federation/v1/get_missing_events/{roomId}", s.getMissingPreviousEvents),

@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/embedmatrix/homeserver/federation/keyring"
+	"github.com/embedmatrix/homeserver/federation/wire"
 	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/signing"
@@ -232,4 +234,29 @@ func FuzzAnswers(f *testing.F) {
 		require.Equal(t, server, again)
 		require.Equal(t, keys, keysAgain)
 	})
+}
+
+// A notary does not forget keys that their server forgets, and asks again at once, but not often.
+func TestNotaryRemembers(t *testing.T) {
+	w := newWorld(t)
+	first, second := key(t, "a", 1), key(t, "b", 2)
+	over := w.now.Add(-time.Hour)
+	said := keysOf("peer", over, first).signed(t, "peer", first)
+	canonical, err := canonjson.Append(nil, said)
+	require.NoError(t, err)
+	w.says("peer", said)
+	r := w.ring()
+	ask := func(keyID string) [][]byte {
+		return r.Answers(t.Context(), []keyring.Query{{Server: "peer", KeyIDs: []string{keyID}, MinimumValidUntil: w.now.UnixMilli()}})
+	}
+	require.Equal(t, [][]byte{canonical}, ask(first.ID), "it is over, but there is no other")
+	w.says("peer", keysOf("peer", over, second).signed(t, "peer", second))
+	require.Equal(t, [][]byte{canonical}, ask(first.ID), "the server names another key by now")
+	require.Equal(t, 2, w.times("peer"))
+	w.does("peer", func(context.Context) ([]byte, error) { return nil, &wire.Error{Server: "peer", Status: 400} })
+	require.Equal(t, [][]byte{canonical}, ask(first.ID))
+	for range 20 {
+		require.NoError(t, signing.VerifyJSON("peer", second.ID, second.Public(), ask(second.ID)[0]))
+	}
+	require.Equal(t, 8, w.times("peer"))
 }

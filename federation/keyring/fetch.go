@@ -130,7 +130,7 @@ func (r *Ring) claimLocked(w *want, now int64) *flight {
 	f := &flight{want: *w, rec: base, done: make(chan struct{})}
 	f.base = base
 	switch {
-	case !base.mayAsk(now, w.heard):
+	case w.cause == forOthers && !base.mayAskForOthers(now), w.cause != forOthers && !base.mayAsk(now, w.heard):
 		return f.ground(base.cause)
 	case r.closed:
 		return f.ground(errClosed)

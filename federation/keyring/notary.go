@@ -19,7 +19,8 @@ const notaryPatience = 8 * time.Second
 
 // Answers returns what servers have said of their keys, each as the server signed it, for this server to
 // sign as a notary. A server whose newest answer is not known, does not name a key that is needed, is over too soon or
-// is half over is asked again, if it was not lately. One of which nothing is known is left out, and so are we.
+// is half over is asked again, if it was not lately or often. Of its answers the newest with all the keys that are needed
+// is returned, or else the newest. One of which nothing is known is left out, and so are we.
 //
 // It takes 8 seconds at most, and at most 64 servers are being asked at a time. Answers that came for this alone are not written to storage: whoever asks chooses the
 // servers, and there are as many as one likes.
@@ -68,7 +69,7 @@ func (b *batch) answers(queries []Query) [][]byte {
 		rec := b.records[q.Server]
 		if rec != nil && rec.answer != nil && !told[q.Server] {
 			told[q.Server] = true
-			list = append(list, rec.answer)
+			list = append(list, rec.naming(q.KeyIDs))
 		}
 	}
 	return list

@@ -3,12 +3,15 @@ package keyring
 import (
 	"cmp"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"time"
 
+	"github.com/embedmatrix/homeserver/federation/wire"
+	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/signing"
 )
 
@@ -23,19 +26,25 @@ const (
 	firstWait      = 30 * time.Second // after a failure; it doubles with each further one
 	longestWait    = time.Hour
 	heardWait      = time.Minute // for a server that seems to be back
+
+	atOnce    = 8 // fetches for others from one server that answers, before there has to be time between them
+	maxFormer = 4 // answers that are kept beside the newest
 )
 
 // record is what is known of a server. It never changes: a newer one takes its place. Times are milliseconds.
 type record struct {
 	keys map[string]known
 
-	answer     []byte // the newest, as the server signed it; nil if there is none
-	validUntil int64  // of that answer, at most maxValidity after it came
-	fetched    int64  // when it came
-	stored     bool   // there are rows in storage
+	answer     []byte   // the newest, as the server signed it; nil if there is none
+	validUntil int64    // of that answer, at most maxValidity after it came
+	fetched    int64    // when it came
+	stored     bool     // there are rows in storage
+	former     [][]byte // older answers that name keys which none after them does, newest first; in memory only
 
 	tried    int64 // when the server was last asked by this process; 0: never
+	atOnce   int   // how often without a pause
 	failures int   // how often it has not answered since it last did
+	spoke    bool  // it did answer, if only with an error
 	cause    error // of the last failure
 }
 
@@ -135,6 +144,12 @@ func (r *record) mayAsk(now int64, heard bool) bool {
 	return now >= r.tried+wait.Milliseconds() || now < r.tried
 }
 
+// mayAskForOthers is mayAsk when a notary is asked for something newer: "to prompt the notary server to attempt to
+// refresh the key if appropriate". Who asks chooses the server, which is why only a few times are at once.
+func (r *record) mayAskForOthers(now int64) bool {
+	return r.mayAsk(now, false) || r.spoke && r.atOnce < atOnce
+}
+
 // unanswered is the record for somebody who did not wait for the end of a fetch.
 func (r *record) unanswered(cause error) *record {
 	next := *r
@@ -146,6 +161,11 @@ func (r *record) unanswered(cause error) *record {
 // was not asked.
 func (r *record) asked(now int64, failed error) *record {
 	next := *r
+	if next.atOnce++; now >= r.tried+betweenFetches.Milliseconds() || now < r.tried {
+		next.atOnce = 1
+	}
+	var said *wire.Error
+	next.spoke = failed == nil || errors.As(failed, &said)
 	next.tried, next.cause = now, failed
 	if failed != nil {
 		next.failures++
@@ -172,9 +192,52 @@ func (r *record) with(a *serverAnswer, fromNotary bool) *record {
 	}
 	next.forget()
 	if !fromNotary || r.answer == nil || r.validUntil < a.validUntil {
+		next.former = r.formerBeside(a)
 		next.answer, next.validUntil, next.fetched = a.json, a.validUntil, a.fetched
 	}
 	return &next
+}
+
+// formerBeside are the answers to keep beside a newer one: a server may forget its keys, a notary may not.
+func (r *record) formerBeside(newest *serverAnswer) [][]byte {
+	told := map[string]bool{}
+	for keyID := range newest.keys {
+		told[keyID] = true
+	}
+	var kept [][]byte
+	for _, former := range append([][]byte{r.answer}, r.former...) {
+		if news := namesNew(former, told); news && len(kept) < maxFormer {
+			kept = append(kept, former)
+		}
+	}
+	return kept
+}
+
+// namesNew reports whether an answer has keys in use that are not told, which are then.
+func namesNew(answer []byte, told map[string]bool) (news bool) {
+	for members := canonjson.Open(canonjson.Get(answer, "verify_keys")); ; {
+		name, _, ok := members.Next()
+		if !ok {
+			return news
+		}
+		if keyID := string(name); !told[keyID] {
+			told[keyID], news = true, true
+		}
+	}
+}
+
+// naming returns the newest answer that names all of some keys, or else the newest; nil if there is none.
+func (r *record) naming(keyIDs []string) []byte {
+	for _, answer := range append([][]byte{r.answer}, r.former...) {
+		if !slices.ContainsFunc(keyIDs, func(keyID string) bool { return !names(answer, keyID) }) {
+			return answer
+		}
+	}
+	return r.answer
+}
+
+func names(answer []byte, keyID string) bool {
+	return canonjson.Get(canonjson.Get(answer, "verify_keys"), keyID) != nil || canonjson.Get(canonjson.Get(answer, "old_verify_keys"), keyID) != nil
 }
 
 // forget drops the keys that were not named for the longest time, beyond the bound.
@@ -191,4 +254,10 @@ func (r *record) forget() {
 }
 
 // cost is about how many bytes the record takes.
-func (r *record) cost() int { return 512 + len(r.answer) + 160*len(r.keys) }
+func (r *record) cost() int {
+	bytes := 512 + len(r.answer) + 160*len(r.keys)
+	for _, former := range r.former {
+		bytes += len(former)
+	}
+	return bytes
+}
