@@ -84,7 +84,8 @@ func parseInvite(rules *roomversion.Rules, in Invitation) (*event.Event, error) 
 	return ev, nil
 }
 
-// mayInvite refuses invites of users whom this server does not have, or who take none.
+// mayInvite refuses invites of users of other servers, and of those who take none. Users who do not exist take them: other
+// servers are not told who has an account here.
 func (s *Service) mayInvite(ctx context.Context, ev *event.Event) error {
 	user, err := id.ParseUserID(*ev.StateKey)
 	if err != nil || !s.local(user) {
@@ -94,7 +95,7 @@ func (s *Service) mayInvite(ctx context.Context, ev *event.Event) error {
 	if err != nil {
 		return err
 	}
-	if !ok || account.Deactivated {
+	if ok && account.Deactivated {
 		return mxerr.Forbidden.With("%s cannot be invited", user)
 	}
 	return s.checkInvitee(ctx, user)
@@ -170,6 +171,9 @@ func (s *Service) keepInvite(ctx context.Context, in Invitation, ev *event.Event
 	}
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
+	}
+	if _, exists, err := s.account(ctx, id.UserID(*ev.StateKey)); err != nil || !exists {
+		return err // there is nobody to tell
 	}
 	return s.keepOutside(ctx, ev, stripped)
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/embedmatrix/homeserver/homeservertest"
 )
 
-// roomKeys are the keys of the state that every test room has.
+// roomKeys are the keys of the state that every public test room has.
 func roomKeys(more ...string) []string {
 	list := append([]string{
-		"m.room.create/", "m.room.guest_access/", "m.room.history_visibility/", "m.room.join_rules/", "m.room.power_levels/",
+		"m.room.create/", "m.room.history_visibility/", "m.room.join_rules/", "m.room.power_levels/",
 	}, more...)
 	return list
 }
@@ -26,7 +26,7 @@ func TestStateAtTheStart(t *testing.T) {
 	send(alice, room, numbers(1, 9)...)
 	name(alice, room, "new")
 	r := alice.Sync("").Joined(room)
-	require.ElementsMatch(t, roomKeys("m.room.member/"+alice.ID, "m.room.name/"), keys(r.Get("state.events")))
+	require.ElementsMatch(t, roomKeys("m.room.guest_access/", "m.room.member/"+alice.ID, "m.room.name/"), keys(r.Get("state.events")))
 	require.Equal(t, "old", state(r.Get("state.events"), "m.room.name", "").Get("content.name").Str)
 	require.Equal(t, "new", state(r.Get("timeline.events"), "m.room.name", "").Get("content.name").Str)
 	require.False(t, r.Get("state_after").Exists(), "SY-13")
@@ -166,9 +166,9 @@ func TestFullState(t *testing.T) {
 	s := alice.Sync("")
 	send(alice, room, "new")
 	s = ask(alice, "since", s.NextBatch, "full_state", "true")
-	require.ElementsMatch(t, roomKeys("m.room.member/"+alice.ID), keys(s.Joined(room).Get("state.events")))
+	require.ElementsMatch(t, roomKeys("m.room.guest_access/", "m.room.member/"+alice.ID), keys(s.Joined(room).Get("state.events")))
 	require.Equal(t, []string{"new"}, texts(s.Joined(room)), "the timeline goes on from since")
-	require.ElementsMatch(t, roomKeys("m.room.member/"+alice.ID), keys(s.Joined(quiet).Get("state.events")), "a room without news")
+	require.ElementsMatch(t, roomKeys("m.room.guest_access/", "m.room.member/"+alice.ID), keys(s.Joined(quiet).Get("state.events")), "a room without news")
 	require.Empty(t, s.Joined(quiet).Get("timeline.events").Array())
 	require.True(t, s.Joined(quiet).Get("timeline.prev_batch").Exists())
 	require.False(t, ask(bob, "since", s.NextBatch, "full_state", "true").Get("rooms").Exists())

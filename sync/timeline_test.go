@@ -135,6 +135,7 @@ func TestRedacted(t *testing.T) {
 	s := alice.Sync("")
 	require.NotContains(t, string(s.Body), "secret")
 	require.Equal(t, redaction, s.Joined(room).Get(`timeline.events.#(event_id=="`+event+`").unsigned.redacted_because.event_id`).Str)
+	require.Equal(t, redaction, s.Joined(room).Get(`timeline.events.#(event_id=="`+event+`").unsigned.redacted_by`).Str)
 	r := alice.Sync(since).Joined(room)
 	require.Equal(t, event, r.Get("timeline.events.0.redacts").Str, "SY-37")
 	require.Equal(t, event, r.Get("timeline.events.0.content.redacts").Str, "SY-37")

@@ -67,8 +67,9 @@ type Unsigned struct {
 	PrevContent   []byte
 	PrevSender    id.UserID
 
-	RedactedBecause []byte // the redaction in client form
-	Relations       []byte // of m.relations
+	RedactedBecause []byte     // the redaction in client form
+	RedactedBy      id.EventID // its id, which clients of old look for
+	Relations       []byte     // of m.relations
 }
 
 // AppendClient appends the event in client form.
@@ -105,6 +106,7 @@ func (s Seen) appendUnsigned(dst []byte, u Unsigned) []byte {
 	dst = appendRaw(dst, `,"prev_content":`, u.PrevContent)
 	dst = appendText(dst, `,"prev_sender":`, string(u.PrevSender))
 	dst = appendRaw(dst, `,"redacted_because":`, u.RedactedBecause)
+	dst = appendText(dst, `,"redacted_by":`, string(u.RedactedBy))
 	dst = appendText(dst, `,"replaces_state":`, string(u.ReplacesState))
 	dst = appendText(dst, `,"transaction_id":`, u.TransactionID)
 	if len(dst) == start {

@@ -193,7 +193,7 @@ func TestAppendClient(t *testing.T) {
 	const head = `{"content":{"body":"hi"},"event_id":"$event","origin_server_ts":1,"room_id":"!room:one","sender":"@bob:two","type":"m.room.message"`
 	full := eventauth.Unsigned{
 		AgeMS: 5, TransactionID: "a\"b\n\xff", ReplacesState: "$old", PrevContent: []byte(`{"x":1}`), PrevSender: "@old:one",
-		RedactedBecause: []byte(`{"type":"m.room.redaction"}`), Relations: []byte(`{"m.thread":{}}`),
+		RedactedBecause: []byte(`{"type":"m.room.redaction"}`), RedactedBy: "$by", Relations: []byte(`{"m.thread":{}}`),
 	}
 	tests := []struct {
 		name string
@@ -206,7 +206,7 @@ func TestAppendClient(t *testing.T) {
 		{"membership missing", eventauth.SeeState(e, ""), eventauth.Unsigned{}, head + `,"unsigned":{"membership":"leave"}}`},
 		{"age", eventauth.SeeAsService(e), eventauth.Unsigned{AgeMS: -3}, head + `,"unsigned":{"age":-3}}`},
 		{"all", eventauth.SeeState(e, "join"), full, head + `,"unsigned":{"age":5,"m.relations":{"m.thread":{}},"membership":"join",` +
-			`"prev_content":{"x":1},"prev_sender":"@old:one","redacted_because":{"type":"m.room.redaction"},` +
+			`"prev_content":{"x":1},"prev_sender":"@old:one","redacted_because":{"type":"m.room.redaction"},"redacted_by":"$by",` +
 			`"replaces_state":"$old","transaction_id":"a\"b\n` + "\ufffd" + `"}}`},
 	}
 	for _, tt := range tests {

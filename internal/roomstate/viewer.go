@@ -166,7 +166,7 @@ func (v *Viewer) AppendFederation(ctx context.Context, dst []byte, e *Event, see
 func (v *Viewer) unsigned(ctx context.Context, e *Event) (eventauth.Unsigned, error) {
 	u, err := v.beside(ctx, e)
 	if err == nil && e.RedactedBy != 0 {
-		u.RedactedBecause, err = v.redaction(ctx, e.RedactedBy)
+		u.RedactedBecause, u.RedactedBy, err = v.redaction(ctx, e.RedactedBy)
 	}
 	return u, err
 }
@@ -187,17 +187,17 @@ func (v *Viewer) beside(ctx context.Context, e *Event) (eventauth.Unsigned, erro
 
 // redaction is the redaction at a position, nil if the user may not read it. That it was redacted itself is not
 // told: a chain of redactions would make every answer longer than the one before.
-func (v *Viewer) redaction(ctx context.Context, pos storage.Pos) ([]byte, error) {
+func (v *Viewer) redaction(ctx context.Context, pos storage.Pos) ([]byte, id.EventID, error) {
 	e, err := v.Room.EventAt(ctx, pos)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	seen, ok, err := v.See(ctx, e)
 	if err != nil || !ok {
-		return nil, err
+		return nil, "", err
 	}
 	u, err := v.beside(ctx, e)
-	return seen.AppendClient(nil, u), err
+	return seen.AppendClient(nil, u), e.ID, err
 }
 
 // replaced tells of the state event before this one; its content only if the user may read it.
