@@ -467,11 +467,25 @@ func (d *delivery) putOutliers(ctx context.Context, events []*event.Event) (map[
 	put := map[id.EventID]*roomstate.Event{}
 	for chunk := range slices.Chunk(events, outlierChunk) {
 		err := d.underAdmission(ctx, chunk, func(a *admission) error { return a.outliers(chunk, put) })
+		if err == nil {
+			err = d.keepUp(ctx)
+		}
 		if err != nil {
 			return nil, err
 		}
 	}
 	return put, nil
+}
+
+// outlierActs is how many acts with outliers may be on their way, so that a slow disk does not fill the memory.
+const outlierActs = 16
+
+// keepUp waits until few acts are on their way.
+func (d *delivery) keepUp(ctx context.Context) error {
+	if n := len(d.pending) - outlierActs; n >= 0 {
+		return d.pending[n].Wait(ctx)
+	}
+	return nil
 }
 
 // outliers puts a chunk of outliers into the room in one act.

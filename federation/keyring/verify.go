@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/canonjson"
@@ -49,12 +51,34 @@ func (r *Ring) VerifyEvents(ctx context.Context, events []*event.Event) []error 
 	}
 	results := r.Keys(ctx, requests)
 	errs := make([]error, len(events))
-	for _, c := range checks {
-		if errs[c.event] == nil {
-			errs[c.event] = c.verify(events[c.event], requests[c.first:c.end], results[c.first:c.end])
+	split(checks, func(part []check) {
+		for _, c := range part {
+			if errs[c.event] == nil {
+				errs[c.event] = c.verify(events[c.event], requests[c.first:c.end], results[c.first:c.end])
+			}
 		}
-	}
+	})
 	return errs
+}
+
+// fewChecks are done one after the other: another goroutine costs more than it saves.
+const fewChecks = 16
+
+// split lets fn do parts of checks at once, one for each core; those of one event, which follow each other, are in one.
+func split(checks []check, fn func([]check)) {
+	size := max(fewChecks, (len(checks)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	var wg sync.WaitGroup
+	for len(checks) > size {
+		end := size
+		for end < len(checks) && checks[end].event == checks[end-1].event {
+			end++
+		}
+		part := checks[:end]
+		checks = checks[end:]
+		wg.Go(func() { fn(part) })
+	}
+	fn(checks)
+	wg.Wait()
 }
 
 // check is one server's duty to have signed one event; its keys are a range of the requests.
@@ -76,8 +100,13 @@ func appendRequests(requests []Request, e *event.Event, server id.ServerName) []
 	return requests
 }
 
-func (c check) verify(e *event.Event, requests []Request, results []Result) error {
-	err := verify(requests, results, func(keyID string, public ed25519.PublicKey) error {
+func (c check) verify(e *event.Event, requests []Request, results []Result) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // it must not end the process
+			err = fmt.Errorf("%w: event %s by %s cannot be checked: %v", ErrSignature, e.ID, c.server, p)
+		}
+	}()
+	err = verify(requests, results, func(keyID string, public ed25519.PublicKey) error {
 		return event.VerifySignature(e, c.server, keyID, public)
 	})
 	if err != nil {

@@ -211,7 +211,8 @@ func (c *Cache) newRoom(roomID id.RoomID, num int64, version string) (*Room, err
 	}
 	r := &Room{
 		ID: roomID, Num: num, Rules: rules, cache: c, lock: make(chan struct{}, 1),
-		numbers: map[Key]int64{}, queued: map[storage.Pos]*Event{}, members: map[id.UserID]Member{}, servers: map[id.ServerName]int{},
+		numbers: map[Key]int64{}, queued: map[storage.Pos]*Event{}, onWay: map[id.EventID]*Event{},
+		members: map[id.UserID]Member{}, servers: map[id.ServerName]int{},
 	}
 	r.head.gaps = map[id.EventID]bool{}
 	r.head.txns, r.head.servers, r.head.moved = map[[32]byte]*Pending{}, map[id.ServerName]int{}, map[id.UserID]Member{}

@@ -328,12 +328,7 @@ func (w *Writer) onItsWay(eventID id.EventID) *Event {
 	}
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	for _, e := range w.queued {
-		if e.ID == eventID {
-			return e
-		}
-	}
-	return nil
+	return w.onWay[eventID]
 }
 
 // StoredByID returns those of these events of the room that are stored, whatever this server thinks of them.

@@ -41,10 +41,11 @@ type Room struct {
 	tail, base atomic.Int64
 
 	mu sync.RWMutex // guards the following; no I/O under it
-	// numbers and keys number the state keys; queued are events that are not yet committed.
+	// numbers and keys number the state keys; queued are events that are not yet committed, onWay the same by id.
 	numbers map[Key]int64
 	keys    []Key // by number
 	queued  map[storage.Pos]*Event
+	onWay   map[id.EventID]*Event
 	// members is everybody's current membership; joined and invited count them; first are the earliest
 	// joined or invited by the order of their events, at most maxFirst and at least as many as there are.
 	members         map[id.UserID]Member

@@ -264,7 +264,7 @@ func (w *Writer) authOf(ev *event.Event) ([]*Event, error) {
 
 // planned returns an event of the plan, nil if it has no such.
 func (w *Writer) planned(eventID id.EventID) *Event {
-	for i := range w.plan {
+	for i := len(w.plan) - 1; i >= 0; i-- { // it is the latest one as a rule
 		if w.plan[i].ID == eventID {
 			return w.plan[i].Event
 		}
@@ -394,7 +394,7 @@ func (w *Writer) number(first storage.Pos) {
 		if p.Pos == 0 {
 			p.Pos = first + storage.Pos(i)
 		}
-		w.queued[p.Pos] = p.Event
+		w.queued[p.Pos], w.onWay[p.ID] = p.Event, p.Event
 	}
 }
 
@@ -540,6 +540,10 @@ func (w *Writer) show() {
 		if !p.arrives() {
 			continue
 		}
+		if p.graft != nil && p.graft.begins() {
+			next.Tail, next.Whole = nil, false
+			w.tail.Store(0)
+		}
 		next.Tail = append(next.Tail, p.Event)
 		w.tail.Add(int64(p.cost()))
 		next.Pos = p.Arrived()
@@ -566,6 +570,7 @@ func (w *Writer) show() {
 func (w *Writer) leaveQueueLocked(p *proposal) {
 	if w.queued[p.Pos] == p.Event { // and not a later act's value of the same event
 		delete(w.queued, p.Pos)
+		delete(w.onWay, p.ID)
 	}
 }
 
