@@ -141,6 +141,7 @@ func testRoutes() []httpapi.Route {
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/extra", failing(mxerr.UserLocked.Set("soft_logout", true))),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/challenge", failing(fmt.Errorf("uia: %w", challenge{}))),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/closing", failing(context.Canceled)),
+		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/elsewhere", failing(mxerr.Unknown.WithStatus(502).With("another server does not answer"))),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/fail/panic", panics),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/spliced", func(context.Context, *httpapi.Call, *httpapi.None) (*spliced, error) { return &spliced{3}, nil }),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/made", func(context.Context, *httpapi.Call, *httpapi.None) (*made, error) { return &made{"<&>"}, nil }),
@@ -438,6 +439,17 @@ func TestInternalErrorsStayInTheLog(t *testing.T) {
 			require.NotContains(t, log.String(), "alice")
 		})
 	}
+}
+
+// That another server fails, or that this one ends, is no error of this server.
+func TestChosenFailuresAreNoErrorsInTheLog(t *testing.T) {
+	var log bytes.Buffer
+	h := newRouter(func(c *httpapi.Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	require.Equal(t, 502, ask(h, "GET", v3+"/fail/elsewhere", "").Code)
+	require.Contains(t, log.String(), "level=INFO")
+	log.Reset()
+	require.Equal(t, 500, ask(h, "GET", v3+"/fail/internal", "").Code)
+	require.Contains(t, log.String(), "level=ERROR")
 }
 
 func TestRetryAfterIsWholeSeconds(t *testing.T) {

@@ -133,7 +133,7 @@ func (e *encoder) reusable() bool { return e.buffer.Cap()+cap(e.appended) <= 512
 // fail answers an error: the one for the client if there is one in err, otherwise 500 and a line in the log.
 func (rt *Router) fail(w *tracker, c *Call, err error) {
 	if w.wrote {
-		rt.logFailure(c, "answer broken off", err)
+		rt.logFailure(c, slog.LevelError, "answer broken off", err)
 		panic(http.ErrAbortHandler) // the client must not take half an answer for a whole one
 	}
 	var own interface{ Response() (int, any) }
@@ -153,6 +153,10 @@ func (rt *Router) fail(w *tracker, c *Call, err error) {
 
 // failInternally answers what is no fault of the client. mx is what may be told, nil for nothing.
 func (rt *Router) failInternally(w http.ResponseWriter, c *Call, err error, mx *mxerr.Error) {
+	level := slog.LevelError
+	if mx != nil && mx.Status > http.StatusInternalServerError { // chosen: another server fails, or this one ends
+		level = slog.LevelInfo
+	}
 	var overload interface{ Overloaded() bool }
 	switch {
 	case errors.As(err, &overload) && overload.Overloaded():
@@ -165,18 +169,18 @@ func (rt *Router) failInternally(w http.ResponseWriter, c *Call, err error, mx *
 	case mx == nil:
 		mx = mxerr.Unknown
 	}
-	rt.logFailure(c, "request failed", err)
+	rt.logFailure(c, level, "request failed", err)
 	rt.writeError(w, mx)
 }
 
 // logFailure says which route failed for whom. The URL stays out of the log, for it may hold a token.
-func (rt *Router) logFailure(c *Call, message string, err error, more ...slog.Attr) {
+func (rt *Router) logFailure(c *Call, level slog.Level, message string, err error, more ...slog.Attr) {
 	attrs := append([]slog.Attr{
 		slog.String("route", c.route.Method+" "+c.route.Path),
 		slog.String("user", string(c.User)),
 		slog.Any("error", err),
 	}, more...)
-	rt.log.LogAttrs(c.Request.Context(), slog.LevelError, message, attrs...)
+	rt.log.LogAttrs(c.Request.Context(), level, message, attrs...)
 }
 
 // catch turns a panic of a handler into a 500 and a line in the log with its stack.
@@ -188,7 +192,7 @@ func (rt *Router) catch(w *tracker, c *Call) {
 	if p == http.ErrAbortHandler {
 		panic(p)
 	}
-	rt.logFailure(c, "handler panicked", fmt.Errorf("panic: %v", p), slog.String("stack", string(debug.Stack())))
+	rt.logFailure(c, slog.LevelError, "handler panicked", fmt.Errorf("panic: %v", p), slog.String("stack", string(debug.Stack())))
 	if w.wrote {
 		panic(http.ErrAbortHandler)
 	}
