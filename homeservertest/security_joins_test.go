@@ -1,16 +1,16 @@
 package homeservertest_test
 
 import (
+	"encoding/json"
+	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
-
-	"encoding/json"
-	"net/http"
-	"strings"
 
 	"github.com/embedmatrix/homeserver/homeservertest"
 )
@@ -23,10 +23,16 @@ func answerMake(rogue *homeservertest.Rogue, change func(made homeservertest.Fie
 		}
 		segments := strings.Split(r.URL.Path, "/")
 		room, user := segments[5], segments[6]
+		var auth []string
+		for _, eventType := range []string{"m.room.create", "m.room.power_levels", "m.room.join_rules"} {
+			if p, ok := rogue.Room(room).State(eventType, ""); ok {
+				auth = append(auth, p.ID)
+			}
+		}
 		made := homeservertest.Fields{"room_version": "11", "event": homeservertest.Fields{
 			"type": "m.room.member", "sender": user, "state_key": user, "room_id": room, "depth": 5,
 			"content":     homeservertest.Fields{"membership": "join"},
-			"prev_events": rogue.Room(room).Heads(), "auth_events": []string{},
+			"prev_events": rogue.Room(room).Heads(), "auth_events": auth,
 		}}
 		change(made)
 		json.NewEncoder(w).Encode(made) //nolint:errcheck // who has asked has gone
@@ -78,9 +84,12 @@ func TestF24TemplatesOfAnotherEvent(t *testing.T) {
 		for _, a := range sent {
 			onlyTheJoin(t, tt.name, a.Body, room.ID, alice.ID)
 		}
-		if len(sent) == 0 {
-			require.GreaterOrEqual(t, answer.Status, 400, tt.name)
+		if harmless := []string{"more content", "more fields", "a redaction beside", "signed for us"}; slices.Contains(harmless, tt.name) {
+			answer.WantOK()
+			continue
 		}
+		require.Empty(t, sent, tt.name)
+		require.GreaterOrEqual(t, answer.Status, 400, tt.name)
 	}
 	require.Len(t, rogue.Asked("/_matrix/federation/v1/make_join/"), 19)
 	for _, a := range rogue.Asked("/_matrix/federation/") {

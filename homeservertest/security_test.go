@@ -32,7 +32,7 @@ import (
 //	F-61            federation TestF61BackfillIsBounded
 //	F-65            federation TestF65PagesOfRejectedEventsEndNothing
 //	F-72, F-73      TestRemoteReceipts, TestRemoteTyping
-//	F-85, F-89      federation TestInvitesWithAnyState; TestInviteIsRescinded
+//	F-85, F-89      federation TestInvitesWithAnyState; TestInviteTakenBack
 //	F-91, F-94      federation TestF91EventsOfOtherRoomsLookLikeUnknownOnes, TestF94ServersThatHaveLeft
 //	F-92            federation TestF92RoomsThatAServerIsNotIn, TestTemplateRefusals, TestHierarchy
 //	F-95, F-97      federation TestF95RedactedEventsAreToldRedacted, TestQueryProfile
