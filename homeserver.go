@@ -12,7 +12,7 @@
 //	…
 //	srv.Mount(mux)
 //
-// What is answered with 200 is on disk: it survives kill -9 and power loss, once. Typing is not kept.
+// What is answered with 200 is on disk: it survives kill -9 and power loss, once. Typing and presence are not kept.
 package homeserver
 
 import (
@@ -105,6 +105,9 @@ type Config struct {
 
 	// Federation says whether the server talks with other servers: not by default.
 	Federation Federation
+
+	// NoPresence keeps nobody informed of who is online: whoever is asked about is offline.
+	NoPresence bool
 
 	// Admins are user ids of administrators.
 	Admins []string

@@ -27,13 +27,14 @@ import (
 
 // house is a running server: every part, built in order.
 type house struct {
-	db     *storage.DB
-	hub    *notify.Hub
-	typing *ephemeral.Typing
-	auth   *auth.Service
-	rooms  *rooms.Service
-	sync   *syncing.Service
-	peers  peers
+	db       *storage.DB
+	hub      *notify.Hub
+	typing   *ephemeral.Typing
+	presence *ephemeral.Presence // nil when it is off
+	auth     *auth.Service
+	rooms    *rooms.Service
+	sync     *syncing.Service
+	peers    peers
 
 	client, federation, all http.Handler
 }
@@ -71,8 +72,11 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if h.typing, err = newTyping(cfg.Rand, cache, h.hub); err != nil {
 		return err
 	}
+	if !cfg.NoPresence {
+		h.presence = ephemeral.NewPresence(func() { h.sync.PresenceChanged() })
+	}
 	h.rooms = newRooms(cfg, server, key, h, cache)
-	h.sync = syncing.New(syncing.Config{DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now})
+	h.sync = newSync(cfg, server, h, cache)
 	if h.auth, err = newAuth(cfg, server, h); err != nil {
 		return err
 	}
@@ -84,18 +88,29 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if err := h.peers.begin(ctx); err != nil {
 		return errors.Join(err, h.peers.part(ctx), h.auth.Close(ctx))
 	}
+	h.sync.Start()
 	return nil
 }
 
 func newRooms(cfg Config, server id.ServerName, key signing.Key, h *house, cache *roomstate.Cache) *rooms.Service {
 	c := rooms.Config{
-		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now,
+		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Presence: h.presence, Now: cfg.Now,
 		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, Log: cfg.Logger,
 	}
 	h.peers.remote(&c)
 	service := rooms.New(c)
 	h.typing.Ended = func(room id.RoomID, user id.UserID) { service.TypingEnded(context.Background(), room, user) }
 	return service
+}
+
+func newSync(cfg Config, server id.ServerName, h *house, cache *roomstate.Cache) *syncing.Service {
+	c := syncing.Config{
+		DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now, Presence: h.presence, ServerName: server,
+	}
+	if h.peers.sender != nil {
+		c.Peers = h.peers.sender
+	}
+	return syncing.New(c)
 }
 
 func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) {
@@ -112,7 +127,7 @@ func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) 
 		ServerName: server, DB: h.db, Authenticator: cfg.Authenticator, PasswordCost: cfg.PasswordCost,
 		Registration: cfg.Registration, Tokens: cfg.Tokens, Discovery: discovery, Admins: admins,
 		Rooms: h.rooms, Hooks: cfg.Hooks, Log: cfg.Logger, Now: cfg.Now, Rand: cfg.Rand,
-		Dependants: []auth.Dependant{{Deactivated: forgetData}, {Deactivated: h.rooms.Deactivated}},
+		Dependants: []auth.Dependant{{Deactivated: forgetData}, {Deactivated: h.rooms.Deactivated}, {Deactivated: h.sync.Deactivated}},
 		LoggedOut:  h.sync.LoggedOut,
 	})
 }
@@ -156,6 +171,7 @@ func (h *house) route(cfg Config) {
 // close ends the parts in the opposite order.
 func (h *house) close(ctx context.Context) error {
 	h.typing.Close()
+	h.sync.Close()
 	return errors.Join(h.auth.Close(ctx), h.db.Close())
 }
 

@@ -120,6 +120,9 @@ func (p *peers) answer(cfg Config, h *house, server id.ServerName, key signing.K
 		fed.EDUs = map[string]func(context.Context, id.ServerName, json.RawMessage) error{
 			"m.typing": h.rooms.ReceiveTyping, "m.receipt": h.rooms.ReceiveReceipts,
 		}
+		if h.presence != nil {
+			fed.EDUs["m.presence"] = h.sync.ReceivePresence
+		}
 	}
 	p.answering = federation.New(fed)
 }

@@ -221,6 +221,9 @@ func listen(alice, bob *person, here string) {
 	alice.get(mine + "/tags")
 	since := alice.get(v3 + "/sync")["next_batch"].(string)
 	alice.ask(200, "DELETE", mine+"/tags/u.work", nil)
+	status := v3 + "/presence/" + url.PathEscape(bob.user) + "/status"
+	bob.put(status, object{"presence": "online", "status_msg": "here"})
+	require.Equal(alice.t, "here", alice.get(status)["status_msg"])
 	bob.put(room(here)+"/send/m.room.message/1", object{"msgtype": "m.text", "body": "hello"})
 	bob.put(room(here)+"/typing/"+url.PathEscape(bob.user), object{"typing": false})
 	alice.get(v3 + "/events?timeout=0")

@@ -115,6 +115,9 @@ func (s *Service) SetProfileField(ctx context.Context, user id.UserID, key strin
 	if err != nil || key != "displayname" && key != "avatar_url" {
 		return err
 	}
+	if displayname, avatarURL, err := s.profileOf(ctx, user); err == nil {
+		s.Presence.Renamed(user, displayname, avatarURL)
+	}
 	return s.spreadProfile(ctx, user)
 }
 

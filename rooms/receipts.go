@@ -107,6 +107,7 @@ func (s *Service) markRead(ctx context.Context, c *httpapi.Call, marks ...Mark) 
 	if len(placed) == 0 {
 		return nil
 	}
+	s.Presence.Active(c.User, c.Device)
 	return s.storeMarks(ctx, rd, placed)
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// Config is what a Service is made of. All fields but Log are required.
+// Config is what a Service is made of. All fields up to Rand but Presence are required.
 type Config struct {
 	ServerName id.ServerName
 	Key        signing.Key // signs this server's events
@@ -28,6 +28,7 @@ type Config struct {
 	Cache      *roomstate.Cache
 	Hub        *notify.Hub
 	Typing     *ephemeral.Typing
+	Presence   *ephemeral.Presence // who is there, which is told what users do; nil: nobody is
 	Now        func() time.Time
 	Rand       io.Reader
 

@@ -123,6 +123,7 @@ func (s *Service) Send(ctx context.Context, d Draft) (id.EventID, error) {
 	if d.StateKey != nil && (p != nil || u != nil) {
 		s.afterState(ctx, d)
 	}
+	s.Presence.Active(d.Sender, d.Device)
 	return known, nil
 }
 

@@ -30,6 +30,7 @@ func (s *Service) setTyping(ctx context.Context, c *httpapi.Call, in *typing) (*
 	if in.Typing == nil {
 		return nil, mxerr.MissingParam.With("typing is missing")
 	}
+	s.Presence.Active(c.User, c.Device)
 	return &httpapi.Empty{}, s.Type(ctx, c.RoomID("roomId"), c.User, in.duration())
 }
 

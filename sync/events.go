@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/embedmatrix/homeserver/internal/ephemeral"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -22,6 +23,7 @@ const maxChunk = 100
 //
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3events
 func (s *Service) getEvents(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*chunk, error) {
+	defer s.Presence.Syncing(c.User, c.Device, ephemeral.Online)() // before the stream begins
 	q, err := s.eventsRequest(c)
 	if err != nil {
 		return nil, err
@@ -58,7 +60,7 @@ func (s *Service) eventsRequest(c *httpapi.Call) (Request, error) {
 func (s *Service) from(c *httpapi.Call) (*token.Stream, error) {
 	if !c.HasQuery("from") {
 		_, typing := s.Typing.Since(0)
-		return &token.Stream{Pos: s.DB.Published(), Typing: typing, Boot: s.Typing.Boot}, nil
+		return &token.Stream{Pos: s.DB.Published(), Typing: typing, Presence: s.Presence.Now(), Boot: s.Typing.Boot}, nil
 	}
 	t, err := token.ParseStream(c.Query("from"))
 	if err != nil || t.Pos > s.DB.Published() {
@@ -85,6 +87,7 @@ func flat(a *Answer, start string, user id.UserID) *chunk {
 	c := &chunk{page: page{b: []byte("[")}, start: start, end: a.Next()}
 	body := gjson.ParseBytes(a.body)
 	c.add("", body.Get("account_data.events"))
+	c.add("", body.Get("presence.events"))
 	for _, in := range []string{"join", "leave"} {
 		body.Get("rooms." + in).ForEach(func(room, news gjson.Result) bool {
 			for _, list := range []string{"timeline.events", "ephemeral.events", "account_data.events"} {

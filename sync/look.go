@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/canonjson"
+	"github.com/embedmatrix/homeserver/internal/ephemeral"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/notify"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
@@ -30,6 +31,10 @@ type look struct {
 
 	typing    map[id.RoomID]struct{} // rooms in which typing changed
 	typingNow int64
+
+	people      map[id.UserID]struct{} // whose presence is told,
+	present     []ephemeral.Status     // in that order
+	presenceNow int64
 
 	data     map[id.RoomID][]storage.AccountData // by room, "" for global
 	receipts map[int64][]storage.Receipt         // by the room's number
@@ -69,7 +74,7 @@ func (s *Service) tell(ctx context.Context, q *Request) (*Answer, error) {
 
 // next is where the following look begins.
 func (l *look) next() token.Stream {
-	return token.Stream{Pos: l.to, Typing: l.typingNow, Boot: l.Typing.Boot}
+	return token.Stream{Pos: l.to, Typing: l.typingNow, Presence: l.presenceNow, Boot: l.Typing.Boot}
 }
 
 // find finds the rooms of which there may be something to tell.
@@ -80,7 +85,7 @@ func (l *look) find() (err error) {
 	if l.wishes, err = l.wishesOf(l.ctx, l.User); err != nil {
 		return err
 	}
-	hints, err := l.hints()
+	hints, moved, whole, err := l.hints()
 	if err != nil {
 		return err
 	}
@@ -89,12 +94,13 @@ func (l *look) find() (err error) {
 			return err
 		}
 	}
-	return nil
+	return l.findPeople(moved, whole)
 }
 
-// hints collects where something may be new. The key "" stands for global account data.
-func (l *look) hints() (map[id.RoomID]hint, error) {
-	hints := map[id.RoomID]hint{}
+// hints collects where something may be new, and the memberships that have changed; whole is false when those are not
+// known. The key "" stands for global account data.
+func (l *look) hints() (hints map[id.RoomID]hint, moved []notify.Change, whole bool, err error) {
+	hints = map[id.RoomID]hint{}
 	l.typing = map[id.RoomID]struct{}{}
 	for _, room := range l.typingSince() {
 		l.typing[room] = struct{}{}
@@ -104,11 +110,11 @@ func (l *look) hints() (map[id.RoomID]hint, error) {
 		l.hintAll(hints)
 	}
 	if l.initial {
-		return hints, nil
+		return hints, nil, true, nil
 	}
 	changes, ok := l.Hub.Since(l.from, l.to)
 	if !ok {
-		return hints, l.hintStored(hints)
+		return hints, nil, false, l.hintStored(hints)
 	}
 	for i := range changes {
 		switch c := &changes[i]; c.Kind {
@@ -120,9 +126,11 @@ func (l *look) hints() (map[id.RoomID]hint, error) {
 			if c.User == l.User {
 				hints[c.Room] |= newData
 			}
+		case notify.Membership:
+			moved = append(moved, *c)
 		}
 	}
-	return hints, nil
+	return hints, moved, true, nil
 }
 
 // typingSince returns the rooms in which typing changed. After a restart of the server the numbers of the
@@ -285,6 +293,7 @@ func (l *look) write() error {
 		return l.Filter.AccountData.Passes(d.Type, "")
 	})
 	l.out.said = global
+	l.writePresence()
 	if err := l.writeRooms(); err != nil {
 		return err
 	}
@@ -298,11 +307,11 @@ func (l *look) write() error {
 
 // likelySize is about how many bytes the answer will have.
 func (l *look) likelySize() int {
-	const answer, update, room = 512, 1 << 10, 6 << 10
+	const answer, update, room, person = 512, 1 << 10, 6 << 10, 192
 	if l.initial || l.FullState {
-		return answer + room*len(l.places)
+		return answer + room*len(l.places) + person*len(l.present)
 	}
-	return answer + update*len(l.places)
+	return answer + update*len(l.places) + person*len(l.present)
 }
 
 func (l *look) writeRooms() error {

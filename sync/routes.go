@@ -18,6 +18,9 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Authed, "PUT "+user+"/account_data/{type}", s.setAccountData),
 		httpapi.Handle(httpapi.Authed, "GET "+user+"/rooms/{roomId}/account_data/{type}", s.getAccountData),
 		httpapi.Handle(httpapi.Authed, "PUT "+user+"/rooms/{roomId}/account_data/{type}", s.setAccountData),
+		// presence.go
+		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v3/presence/{userId}/status", s.getPresence),
+		httpapi.Handle(httpapi.Authed, "PUT /_matrix/client/v3/presence/{userId}/status", s.setPresence, httpapi.RateLimited()),
 		// tags.go
 		httpapi.Handle(httpapi.Authed, "GET "+user+"/rooms/{roomId}/tags", s.getRoomTags),
 		httpapi.Handle(httpapi.Authed, "PUT "+user+"/rooms/{roomId}/tags/{tag}", s.setRoomTag),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/embedmatrix/homeserver/internal/ephemeral"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -32,6 +33,9 @@ type Request struct {
 
 	// StateAfter asks for the state at the end of timelines instead of their start.
 	StateAfter bool
+
+	// SetPresence is what the user is while the device syncs. Offline, or empty, leaves that unchanged.
+	SetPresence ephemeral.State
 }
 
 // Answer is the JSON of an answer.
@@ -76,9 +80,10 @@ func (s *Service) request(ctx context.Context, c *httpapi.Call) (Request, error)
 	if q.StateAfter, err = c.Bool("use_state_after", false); err != nil {
 		return q, err
 	}
-	switch c.Query("set_presence") {
-	case "", "online", "offline", "unavailable": // presence is not kept yet
-	default:
+	if q.SetPresence = ephemeral.State(c.Query("set_presence")); q.SetPresence == "" {
+		q.SetPresence = ephemeral.Online
+	}
+	if !q.SetPresence.Valid() {
 		return q, mxerr.InvalidParam.With("set_presence is online, offline or unavailable")
 	}
 	if q.Since, err = s.since(c); err != nil {
@@ -103,6 +108,7 @@ func (s *Service) since(c *httpapi.Call) (*token.Stream, error) {
 // Sync tells a device what is new. Without news it waits for some until the request's timeout, the server's
 // end or that of ctx; the first two answer that nothing is new.
 func (s *Service) Sync(ctx context.Context, q Request) (*Answer, error) {
+	defer s.Presence.Syncing(q.User, q.Device, q.SetPresence)()
 	if !q.Filter.Room.lazy() {
 		return s.await(ctx, &q)
 	}
@@ -152,7 +158,8 @@ func (s *Service) await(ctx context.Context, q *Request) (*Answer, error) {
 }
 
 // LoggedOut ends the waiting of devices of a user that are gone. It is called after the commit, and does not wait.
-func (s *Service) LoggedOut(user id.UserID, _ []id.DeviceID) {
+func (s *Service) LoggedOut(user id.UserID, devices []id.DeviceID) {
+	s.Presence.LoggedOut(user, devices)
 	s.logouts.Add(1)
 	s.Hub.Wake(nil, user)
 }

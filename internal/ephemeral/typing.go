@@ -1,5 +1,5 @@
-// Package ephemeral holds what is told to clients and never stored: who is typing. Its changes have a number
-// of their own, which means something only beside the boot id of this process.
+// Package ephemeral holds what is told to clients and never stored: who is typing, and who is there. Its changes have
+// numbers of their own, which mean something only beside the boot id of this process.
 package ephemeral
 
 import (

@@ -119,6 +119,9 @@ func (h *Hub) Wait(user id.UserID) *Waiter {
 	return w
 }
 
+// WaitNamed is Wait for whoever is interested in all users that Wake names: those whose memberships have changed.
+func (h *Hub) WaitNamed() *Waiter { return h.Wait("") }
+
 // Close ends the waiting.
 func (w *Waiter) Close() {
 	w.hub.mu.Lock()
@@ -142,6 +145,9 @@ func (h *Hub) Wake(room Members, users ...id.UserID) {
 	defer h.mu.Unlock()
 	for _, u := range users {
 		h.wakeLocked(u)
+	}
+	if len(users) > 0 {
+		h.wakeLocked("") // WaitNamed
 	}
 	if room == nil || len(h.waiting) == 0 {
 		return

@@ -22,9 +22,10 @@ type Membership struct {
 
 // UserRooms is the list of a user's rooms, kept up to date by commits.
 type UserRooms struct {
-	mu sync.RWMutex // guards rooms
-	// rooms has every room the user was ever a member of or invited to.
-	rooms map[id.RoomID]Membership
+	mu sync.RWMutex // guards the following
+	// rooms has every room the user was ever a member of or invited to; joined those they are in, nil until asked for.
+	rooms  map[id.RoomID]Membership
+	joined []id.RoomID
 }
 
 // Get returns the user's membership of a room.
@@ -46,10 +47,44 @@ func (u *UserRooms) All() []Membership {
 	return list
 }
 
+// Joined returns the rooms that the user is in, in no order. The caller may not change it.
+func (u *UserRooms) Joined() []id.RoomID {
+	u.mu.RLock()
+	list := u.joined
+	u.mu.RUnlock()
+	if list != nil {
+		return list
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.joined = make([]id.RoomID, 0, len(u.rooms))
+	for _, m := range u.rooms {
+		if m.Membership == "join" {
+			u.joined = append(u.joined, m.Room)
+		}
+	}
+	return u.joined
+}
+
+// SharesWith reports whether both users are in one room. Its cost follows the one who is in fewer.
+func (u *UserRooms) SharesWith(other *UserRooms) bool {
+	few, many := u, other
+	if len(few.Joined()) > len(many.Joined()) {
+		few, many = many, few
+	}
+	for _, room := range few.Joined() {
+		if m, ok := many.Get(room); ok && m.Membership == "join" {
+			return true
+		}
+	}
+	return false
+}
+
 func (u *UserRooms) set(m Membership) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.rooms[m.Room] = m
+	u.joined = nil
 }
 
 // users caches the rooms of users.

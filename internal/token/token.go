@@ -20,18 +20,23 @@ const maxPos = 1 << 46
 const maxOrd = 1 << 62
 
 // Stream is a next_batch: the position up to which a client has been told everything stored, and the number
-// of the latest change that is not stored, which means something only beside the boot id of its process.
+// of the latest changes that are not stored, which mean something only beside the boot id of their process.
 type Stream struct {
-	Pos    int64
-	Typing int64
-	Boot   string // letters and digits
+	Pos      int64
+	Typing   int64
+	Presence int64  // 0: nothing was told of it
+	Boot     string // letters and digits
 }
 
-// String is "s" and the three parts.
+// String is "s" and the three parts, of which the second is that of typing and, unless it is 0, that of presence.
 func (s Stream) String() string {
 	b := append(make([]byte, 0, 64), 's')
 	b = append(strconv.AppendInt(b, s.Pos, 10), '_')
-	b = append(strconv.AppendInt(b, s.Typing, 10), '_')
+	b = strconv.AppendInt(b, s.Typing, 10)
+	if s.Presence != 0 {
+		b = strconv.AppendInt(append(b, '.'), s.Presence, 10)
+	}
+	b = append(b, '_')
 	return string(append(b, s.Boot...))
 }
 
@@ -42,9 +47,14 @@ func ParseStream(text string) (Stream, error) {
 		return Stream{}, ErrBad
 	}
 	pos, err1 := strconv.ParseInt(parts[0], 10, 64)
-	typing, err2 := strconv.ParseInt(parts[1], 10, 64)
+	types, there, ok := strings.Cut(parts[1], ".")
+	typing, err2 := strconv.ParseInt(types, 10, 64)
 	s := Stream{Pos: pos, Typing: typing, Boot: parts[2]}
-	if err1 != nil || err2 != nil || pos < 0 || pos > maxPos || typing < 0 || s.String() != text {
+	var err3 error
+	if ok {
+		s.Presence, err3 = strconv.ParseInt(there, 10, 64)
+	}
+	if err1 != nil || err2 != nil || err3 != nil || pos < 0 || pos > maxPos || typing < 0 || s.Presence < 0 || s.String() != text {
 		return Stream{}, ErrBad
 	}
 	return s, nil
