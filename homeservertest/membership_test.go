@@ -2,6 +2,7 @@ package homeservertest_test
 
 import (
 	"context"
+	"net/url"
 	"testing"
 	"time"
 
@@ -83,4 +84,45 @@ func TestInviteTakenBack(t *testing.T) {
 	alice.Invite(room, bob).WantOK()
 	settle(t, network)
 	bob.MustJoin(room)
+}
+
+// FM-11: an invite from elsewhere is there after a restart, and so is that it was turned down.
+func TestInviteFromElsewhereOutlivesARestart(t *testing.T) {
+	network := homeservertest.NewNetwork(t)
+	one, two := network.New("one.test"), network.New("two.test")
+	alice, bob := one.User("alice"), two.User("bob")
+	room := alice.CreateRoomWith(map[string]any{"preset": "private_chat", "name": "Both", "invite": []string{bob.ID}})
+	settle(t, network)
+	before := bob.Sync("")
+	require.True(t, before.Invited(room).Exists())
+	two.Restart()
+	require.Contains(t, bob.Sync("").Invited(room).Raw, `"Both"`)
+	require.False(t, bob.Sync(before.NextBatch).Invited(room).Exists(), "it was told already")
+
+	bob.MustLeave(room)
+	two.Restart()
+	require.True(t, bob.Sync(before.NextBatch).Left(room).Exists())
+	require.False(t, bob.Sync("").Invited(room).Exists())
+	settle(t, network)
+	require.Equal(t, "leave", alice.State(room, "m.room.member", bob.ID).WantOK().Get("membership").String())
+}
+
+// FP-11: what was sent behind an invite, and before the join, is followed by the room's state and not by what the
+// invited server knew of it.
+func TestEventsBetweenInviteAndJoin(t *testing.T) {
+	network := homeservertest.NewNetwork(t)
+	one, two := network.New("one.test"), network.New("two.test")
+	alice, bob := one.User("alice"), two.User("bob")
+	room := alice.CreateRoomWith(map[string]any{"preset": "private_chat", "invite": []string{bob.ID}})
+	settle(t, network)
+	alice.Send(room, "between")
+	bob.MustJoin(room)
+	alice.Send(room, "behind")
+	settle(t, network)
+	bob.Expect(room, homeservertest.Text("behind"))
+	page := bob.Messages(room, url.Values{"dir": {"b"}, "limit": {"50"}}).WantOK()
+	require.Contains(t, page.Get("chunk").Raw, "between")
+	for _, key := range []string{"m.room.join_rules", "m.room.power_levels", "m.room.history_visibility"} {
+		bob.State(room, key, "").WantOK()
+	}
 }

@@ -129,7 +129,7 @@ func (d *delivery) takeOver(ctx context.Context, answer *JoinAnswer) ([]*roomsta
 // begin lets the room begin here with a join, on the state before it.
 func (d *delivery) begin(ctx context.Context, join *event.Event, state []*roomstate.Event) error {
 	err := d.underAdmission(ctx, []*event.Event{join}, func(a *admission) error {
-		b := &basis{before: a.w.StateOf(state), missing: join.PrevEvents}
+		b := &basis{before: a.w.StateOf(state), missing: withoutPlace(join.PrevEvents, a.known)}
 		for _, eventID := range join.AuthEvents {
 			b.auth = append(b.auth, a.known[eventID])
 		}

@@ -190,7 +190,8 @@ func (s *Service) keepOutside(ctx context.Context, ev *event.Event, stripped []b
 		return err
 	}
 	g := roomstate.Graft{
-		Flags: storage.InTimeline, Before: w.Current(), Anew: true, Auth: make([]*roomstate.Event, len(ev.AuthEvents)),
+		Flags:  storage.InTimeline | storage.Outlier, // its place in the room's history comes with the room
+		Before: w.Current(), Anew: true, Auth: make([]*roomstate.Event, len(ev.AuthEvents)),
 	}
 	if stripped != nil {
 		w.Act().Add(storage.UpsertStripped, w.Num, *ev.StateKey, stripped)
@@ -251,3 +252,14 @@ const maxCandidates = 10
 
 // leavePatience is how long other servers are asked before a user is out of a room without them.
 const leavePatience = 8 * time.Second
+
+// withoutPlace are those events that are not here, or here with no place in the room's history: whoever reads back past
+// what follows them asks for them.
+func withoutPlace(ids []id.EventID, known map[id.EventID]*roomstate.Event) (missing []id.EventID) {
+	for _, eventID := range ids {
+		if e := known[eventID]; e == nil || e.Flagged(storage.Outlier) {
+			missing = append(missing, eventID)
+		}
+	}
+	return missing
+}

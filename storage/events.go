@@ -9,7 +9,7 @@ import (
 // Flags of a stored event.
 const (
 	InTimeline int64 = 1 << iota // part of the history that clients are told
-	Outlier                      // known, but without the state before it
+	Outlier                      // known, but without the state before it; in the timeline while this server is not in the room
 	Rejected                     // refused by the authorisation rules
 	SoftFailed                   // refused by the current state only
 )
@@ -105,9 +105,17 @@ func (tx *Tx) PlaceEvent(e *Event) error {
 	return err
 }
 
+const updateOutside = `UPDATE mx_events SET flags = 2 WHERE room = $1 AND flags = 3`
+
+// UnplaceOutside takes the outliers of a room out of its timeline: they wait for the place that its history gives them.
+func (tx *Tx) UnplaceOutside(room int64) error {
+	_, err := tx.exec(updateOutside, room)
+	return err
+}
+
 const selectHistoryBackwards = `
 	SELECT ` + eventColumns + ` FROM mx_events
-	WHERE room = $1 AND ord < $2 AND ord > $3 AND flags = 1 ORDER BY ord DESC LIMIT $4`
+	WHERE room = $1 AND ord < $2 AND ord > $3 AND flags IN (1, 3) ORDER BY ord DESC LIMIT $4`
 
 // HistoryBackwards returns at most limit timeline events of a room with a place in (after, before), newest first.
 func (tx *Tx) HistoryBackwards(room, before, after int64, limit int) ([]Event, error) {
@@ -116,7 +124,7 @@ func (tx *Tx) HistoryBackwards(room, before, after int64, limit int) ([]Event, e
 
 const selectHistoryForwards = `
 	SELECT ` + eventColumns + ` FROM mx_events
-	WHERE room = $1 AND ord > $2 AND ord < $3 AND flags = 1 ORDER BY ord LIMIT $4`
+	WHERE room = $1 AND ord > $2 AND ord < $3 AND flags IN (1, 3) ORDER BY ord LIMIT $4`
 
 // HistoryForwards returns at most limit timeline events of a room with a place in (after, before), oldest first.
 func (tx *Tx) HistoryForwards(room, after, before int64, limit int) ([]Event, error) {

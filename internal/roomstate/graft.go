@@ -44,8 +44,11 @@ type grafted struct {
 
 // accepted reports whether the event becomes the newest of the room's head.
 func (g *Graft) accepted() bool {
-	return (g.Flags == storage.InTimeline || g.Flags == 0 && g.Hidden) && g.Ord == 0 && g.Before != nil
+	return (g.Flags&^storage.Outlier == storage.InTimeline || g.Flags == 0 && g.Hidden) && g.Ord == 0 && g.Before != nil
 }
+
+// begins reports whether this server gets into the room with the event: what it was told outside is no history.
+func (g *Graft) begins() bool { return g.Anew && g.Flags == storage.InTimeline }
 
 // Receive puts a checked event into the room in an act of its own and returns the Writer of what follows; the lock
 // stays with it. The Pending is the last of what was queued.
@@ -306,6 +309,9 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 	}
 	p.Now = w.head.state
 	w.placeGaps(act, p)
+	if g.begins() {
+		also(act, func(tx *storage.Tx) error { return tx.UnplaceOutside(w.Num) })
+	}
 	if g.Awaits != "" {
 		act.Add(storage.InsertPendingRedaction, string(g.Awaits), p.Pos)
 	}
