@@ -2,6 +2,7 @@ package federation
 
 import (
 	"bytes"
+	"testing/iotest"
 
 	"github.com/embedmatrix/homeserver/rooms"
 )
@@ -9,6 +10,11 @@ import (
 // ReadJoinAnswer is readJoinAnswer.
 func ReadJoinAnswer(raw []byte) (*rooms.JoinAnswer, error) {
 	return readJoinAnswer(bytes.NewReader(raw))
+}
+
+// ReadSlowJoinAnswer is readJoinAnswer of what comes byte by byte.
+func ReadSlowJoinAnswer(raw []byte) (*rooms.JoinAnswer, error) {
+	return readJoinAnswer(iotest.OneByteReader(bytes.NewReader(raw)))
 }
 
 // JoinAnswer is an answer to /send_join.

@@ -1,13 +1,13 @@
 package federation
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/embedmatrix/homeserver/internal/id"
-	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/rooms"
 )
 
@@ -23,8 +23,7 @@ var errJoinForm = errors.New("the answer to a join has another form")
 // readJoinAnswer reads an answer to /send_join while it comes in, in the form of version 2 or, in a list behind its
 // status, of version 1. Events are only cut out.
 func readJoinAnswer(body io.Reader) (*rooms.JoinAnswer, error) {
-	j := &joinReader{slow: &measured{Reader: body}, seen: map[json.Token]bool{}}
-	j.json = json.NewDecoder(j.slow)
+	j := &joinReader{cutter: cutter{from: body, max: maxJoinValue}, seen: map[string]bool{}}
 	if err := j.read(); err != nil {
 		return nil, fmt.Errorf("read the answer to a join: %w", err)
 	}
@@ -33,83 +32,86 @@ func readJoinAnswer(body io.Reader) (*rooms.JoinAnswer, error) {
 
 // joinReader cuts an answer into its parts.
 type joinReader struct {
-	json   *json.Decoder
-	slow   *measured
+	cutter
 	answer rooms.JoinAnswer
 	events int
-	seen   map[json.Token]bool // the keys that count
-}
-
-// measured is a reader that ends when too much came without a reset.
-type measured struct {
-	io.Reader
-	n int
-}
-
-func (m *measured) Read(p []byte) (int, error) {
-	if m.n > maxJoinValue {
-		return 0, mxerr.TooLarge.WithStatus(502).With("a part of the answer to a join is too large")
-	}
-	n, err := m.Reader.Read(p)
-	m.n += n
-	return n, err
+	seen   map[string]bool // the keys that count
 }
 
 func (j *joinReader) read() error {
-	first, err := j.token()
-	if err != nil {
+	first, err := j.take("{[")
+	switch {
+	case err != nil:
 		return err
-	}
-	if first == json.Delim('[') { // version 1
-		if err := j.value(new(int)); err != nil {
-			return err
-		}
-		first, err = j.token()
-		if err != nil {
-			return err
-		}
-	}
-	if first != json.Delim('{') {
-		return errJoinForm
+	case first == '[':
+		return j.old()
 	}
 	return j.object()
 }
 
-func (j *joinReader) token() (json.Token, error) {
-	j.slow.n = 0
-	return j.json.Token()
-}
-
-// value decodes the next value, which must fit.
-func (j *joinReader) value(into any) error {
-	j.slow.n = 0
-	return j.json.Decode(into)
-}
-
-func (j *joinReader) object() error {
-	for j.json.More() {
-		key, err := j.token()
-		if err != nil {
-			return err
-		}
-		if err := j.member(key); err != nil {
+// old reads the form of version 1 behind its bracket.
+func (j *joinReader) old() error {
+	if err := j.into(new(int)); err != nil {
+		return err
+	}
+	for _, b := range []string{",", "{"} {
+		if _, err := j.take(b); err != nil {
 			return err
 		}
 	}
-	_, err := j.token()
-	return err
+	return j.object()
 }
 
-func (j *joinReader) member(key json.Token) error {
-	read := map[json.Token]func() error{
+// into decodes the next value, which must fit.
+func (j *joinReader) into(v any) error {
+	raw, err := j.value()
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, v)
+}
+
+// object reads the members of an object behind its brace.
+func (j *joinReader) object() error {
+	return j.each('}', func() error {
+		var key string
+		if err := j.into(&key); err != nil {
+			return err
+		}
+		if _, err := j.take(":"); err != nil {
+			return err
+		}
+		return j.member(key)
+	})
+}
+
+// each reads what is between commas until the end.
+func (j *joinReader) each(end byte, element func() error) error {
+	if b, err := j.next(); err != nil || b == end {
+		j.rest = j.rest[min(1, len(j.rest)):]
+		return err
+	}
+	for {
+		if err := element(); err != nil {
+			return err
+		}
+		b, err := j.take("," + string(end))
+		if err != nil || b == end {
+			return err
+		}
+	}
+}
+
+func (j *joinReader) member(key string) error {
+	read := map[string]func() error{
 		"state":           func() error { return j.list(func() error { return j.event(&j.answer.State) }) },
 		"auth_chain":      func() error { return j.list(func() error { return j.event(&j.answer.Auth) }) },
 		"servers_in_room": func() error { return j.list(j.server) },
-		"event":           func() error { return j.value(&j.answer.Event) },
-		"members_omitted": func() error { return j.value(&j.answer.MembersOmitted) },
+		"event":           func() error { return j.into(&j.answer.Event) },
+		"members_omitted": func() error { return j.into(&j.answer.MembersOmitted) },
 	}[key]
 	if read == nil {
-		return j.value(new(json.RawMessage))
+		return j.into(new(json.RawMessage))
 	}
 	if j.seen[key] {
 		return fmt.Errorf("%w: %q comes twice", errJoinForm, key)
@@ -120,38 +122,36 @@ func (j *joinReader) member(key json.Token) error {
 
 // list reads a list element by element; null is none.
 func (j *joinReader) list(element func() error) error {
-	open, err := j.token()
-	if err != nil || open == nil {
+	open, err := j.next()
+	if err != nil {
 		return err
 	}
-	if open != json.Delim('[') {
-		return errJoinForm
-	}
-	for j.json.More() {
-		if err := element(); err != nil {
-			return err
+	if open != '[' {
+		var none any
+		if err := j.into(&none); err != nil || none != nil {
+			return errors.Join(errJoinForm, err)
 		}
+		return nil
 	}
-	_, err = j.token()
-	return err
+	j.rest = j.rest[1:]
+	return j.each(']', element)
 }
 
 func (j *joinReader) event(list *[]json.RawMessage) error {
 	if j.events++; j.events > maxJoinEvents {
 		return fmt.Errorf("%w: there are more than %d events", errJoinForm, maxJoinEvents)
 	}
-	var raw json.RawMessage
-	if err := j.value(&raw); err != nil {
-		return err
+	raw, err := j.value()
+	if err == nil {
+		*list = append(*list, bytes.Clone(raw))
 	}
-	*list = append(*list, raw)
-	return nil
+	return err
 }
 
 // server reads a server name; what is none is left out.
 func (j *joinReader) server() error {
-	var raw json.RawMessage
-	if err := j.value(&raw); err != nil {
+	raw, err := j.value()
+	if err != nil {
 		return err
 	}
 	var text string
