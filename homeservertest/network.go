@@ -25,7 +25,8 @@ import (
 type Network struct {
 	t testing.TB
 
-	handlers sync.WaitGroup // the requests that are being handled
+	handlers sync.WaitGroup              // the requests that are being handled
+	random   func(name string) io.Reader // what servers draw from; nil: the default. Set before the first
 
 	mu sync.Mutex // guards the following
 	// nodes are who is there, by name. flying counts the requests that are not answered yet.
@@ -53,6 +54,9 @@ func (n *Network) New(name string, opts ...func(*homeserver.Config)) *Server {
 	federated := func(cfg *homeserver.Config) {
 		cfg.ServerName = name
 		cfg.Federation = homeserver.Federation{Enabled: true, Transport: n.From(name)}
+		if n.random != nil {
+			cfg.Rand = n.random(name)
+		}
 	}
 	s := New(n.t, append([]func(*homeserver.Config){federated}, opts...)...)
 	n.Add(name, http.HandlerFunc(s.federate))
