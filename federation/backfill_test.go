@@ -125,7 +125,7 @@ func TestAGapInTheMiddleIsFilled(t *testing.T) {
 	}
 	rogue.Handle(func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.Contains(r.URL.Path, "/get_missing_events/") {
-			w.Write([]byte(`{"events":[]}`))
+			w.WriteHeader(http.StatusNotFound)
 			return true
 		}
 		return false
@@ -281,7 +281,7 @@ func TestReadingForwardsFillsGaps(t *testing.T) {
 	rogue.Handle(func(w http.ResponseWriter, r *http.Request) bool {
 		missing := strings.Contains(r.URL.Path, "/get_missing_events/")
 		if missing {
-			w.Write([]byte(`{"events":[]}`))
+			w.WriteHeader(http.StatusNotFound)
 		}
 		return missing
 	})

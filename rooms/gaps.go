@@ -130,18 +130,21 @@ func (f *search) missingEvents(ctx context.Context) error {
 	if err := f.lookNamed(ctx, f.undecided()); err != nil || f.past != nil {
 		return err
 	}
+	var latest []id.EventID
+	defer func() { f.giveUp(latest) }()
 	for range maxRounds {
 		_, of := f.missingPrevs()
 		if len(of) == 0 {
 			return nil
 		}
-		var latest []id.EventID
+		latest = nil
 		for _, ev := range of[:min(len(of), maxMissing)] {
 			latest = append(latest, ev.ID)
 		}
 		raws, err := f.q.missing(ctx, f.extremities, latest)
 		if err != nil {
 			f.failed(ctx, "get_missing_events", err)
+			latest = nil // it may be a server that cannot tell; its states will do
 			return nil
 		}
 		added, err := f.join(ctx, raws)
@@ -150,6 +153,18 @@ func (f *search) missingEvents(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// giveUp puts off events that were delivered and whose sender, asked for what comes before them, has not told their own
+// predecessors. It has named them, so it has them: the state that it would tell instead need not be that of the room.
+func (f *search) giveUp(asked []id.EventID) {
+	_, lacking := f.missingPrevs()
+	for _, ev := range lacking {
+		if f.delivered[ev.ID] && slices.Contains(asked, ev.ID) {
+			l := &lack{ev: ev, prev: slices.DeleteFunc(slices.Clone(ev.PrevEvents), f.here)}
+			f.verdicts[ev.ID] = l.refusal()
+		}
+	}
 }
 
 // join lets events of an answer be decided about together with those that were delivered.

@@ -207,6 +207,22 @@ func TestRejectedOutliers(t *testing.T) {
 	f.alive()
 }
 
+// A server that has named an event and does not tell it when it is asked is not asked for a state instead.
+func TestPredecessorThatIsKeptBack(t *testing.T) {
+	f := newFederated(t, "11")
+	gap := f.peer.message(mal, "missing")
+	ev := f.peer.after(mal, "after it", gap)
+	f.peer.missing = func([]id.EventID, []id.EventID, int) []*event.Event { return nil }
+	f.peer.stateIDs[gap.ID] = f.roomState()
+	f.peer.serve(gap)
+	require.ErrorIs(t, f.deliver(ev), rooms.ErrPostponed)
+	require.Equal(t, []string{"missing"}, f.peer.forget())
+	require.EqualValues(t, -1, f.flags(ev))
+	f.peer.missing = func([]id.EventID, []id.EventID, int) []*event.Event { return []*event.Event{gap} }
+	require.NoError(t, f.deliver(ev))
+	require.Equal(t, []string{"missing"}, f.peer.forget())
+}
+
 // Whatever the other server answers: of another room, unsigned, garbage, too much, the wrong thing.
 func TestHostileAnswers(t *testing.T) {
 	f := newFederated(t, "11")
@@ -231,6 +247,7 @@ func TestHostileAnswers(t *testing.T) {
 		require.EqualValues(t, -1, f.flags(ev))
 	}
 	delete(f.peer.raw, gap.ID)
+	f.peer.missing = nil
 	f.peer.serve(gap)
 	// A state without the room's m.room.create, or with none of its events, is none.
 	for name, state := range map[string][]*event.Event{

@@ -164,7 +164,8 @@ func strip(raw json.RawMessage) (k roomstate.Key, stripped []byte, ok bool) {
 func (s *Service) keepInvite(ctx context.Context, in Invitation, ev *event.Event, stripped []byte) error {
 	r, err := s.Cache.Room(ctx, in.Room)
 	if err == nil && r.HasServer(s.ServerName) {
-		if err := s.Receive(ctx, in.Origin, in.Room, []json.RawMessage{ev.JSON})[0]; err != nil {
+		err := s.Receive(ctx, in.Origin, in.Room, []json.RawMessage{ev.JSON})[0]
+		if err != nil && !errors.Is(err, ErrRejected) { // a rejected one changes nothing, whoever has signed it
 			return mxerr.Forbidden.With("the invite is not allowed: %v", err)
 		}
 		return nil

@@ -235,6 +235,7 @@ func (s *Service) wholeState(ctx context.Context, r *roomstate.Room, e *roomstat
 	if err != nil {
 		return nil, nil, err
 	}
+	slices.Reverse(chain) // each after those that it names: some take the last of a key for the current one
 	auth, err = r.EventsAt(ctx, chain)
 	return state, auth, err
 }
