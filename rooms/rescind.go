@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -56,6 +57,10 @@ func (s *Service) mayRescind(ctx context.Context, origin id.ServerName, r *rooms
 	now, err := r.EventAt(ctx, m.Pos)
 	if err != nil {
 		return err
+	}
+	// An event that ends this one names it; any other is late, for it came before.
+	if !slices.Contains(ev.AuthEvents, now.ID) {
+		return mxerr.Forbidden.With("the event does not follow the %s", m.Membership)
 	}
 	if m.Membership == "invite" && now.Sender != ev.Sender {
 		return mxerr.Forbidden.With("the invite is of somebody else")

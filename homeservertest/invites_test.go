@@ -1,0 +1,28 @@
+package homeservertest_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/embedmatrix/homeserver/homeservertest"
+)
+
+// An invite comes by itself and may overtake the leave before it, which takes nothing back then; the next leave does.
+func TestALateLeaveTakesNoInviteBack(t *testing.T) {
+	network := homeservertest.NewNetwork(t)
+	server, rogue := network.New("one.test"), network.Rogue("rogue.test")
+	bob, mallory := server.User("bob"), rogue.UserID("mallory")
+	room := rogue.CreateRoom("11", mallory)
+	leave := func() homeservertest.PDU {
+		content := map[string]any{"membership": "leave"}
+		return room.Extend(homeservertest.Draft{Type: "m.room.member", Sender: mallory, StateKey: &bob.ID, Content: content})
+	}
+	room.Invite(server, mallory, bob.ID)
+	early := leave()
+	room.Invite(server, mallory, bob.ID)
+	rogue.Send(server, []homeservertest.PDU{early})
+	require.NotEmpty(t, bob.Sync("").Invited(room.ID).Raw, "the invite")
+	rogue.Send(server, []homeservertest.PDU{leave()})
+	require.Empty(t, bob.Sync("").Invited(room.ID).Raw, "the invite that was taken back")
+}
