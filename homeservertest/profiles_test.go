@@ -17,10 +17,12 @@ func TestProfilesOfOtherServers(t *testing.T) {
 	one, two := network.New("one.test"), network.New("two.test")
 	alice, bob := one.User("alice"), two.User("bob")
 	alice.Do("PUT", "/_matrix/client/v3/profile/"+alice.ID+"/displayname", map[string]any{"displayname": "Alice"}).WantOK()
-	profile := func(rest string) *homeservertest.Response { return bob.Do("GET", "/_matrix/client/v3/profile/"+rest, nil) }
+	profile := func(rest string) *homeservertest.Response {
+		return bob.Do("GET", "/_matrix/client/v3/profile/"+rest, nil)
+	}
 	require.JSONEq(t, `{"displayname":"Alice"}`, string(profile(alice.ID).WantOK().Body))
 	require.JSONEq(t, `{"displayname":"Alice"}`, string(profile(alice.ID+"/displayname").WantOK().Body))
-	profile(alice.ID + "/avatar_url").WantError(404, "M_NOT_FOUND")
+	profile(alice.ID+"/avatar_url").WantError(404, "M_NOT_FOUND")
 	profile("@nobody:one.test").WantError(404, "M_NOT_FOUND")
 	network.Partition("one.test")
 	profile(alice.ID).WantError(502, "M_UNKNOWN")

@@ -10,8 +10,9 @@ const readyWithinMs = 15_000;
 const endsWithinMs = 5_000; // what the appliance promises
 
 export class Appliance {
-    // start runs the binary and returns when it answers.
-    static async start(binary) {
+    // start runs the binary and returns when it answers. With a folder of cert.pem, an authority's for 127.0.0.1, and
+    // key.pem it talks with others of the same folder.
+    static async start(binary, tls) {
         const folder = await mkdtemp(join(tmpdir(), "real-client-"));
         const address = `127.0.0.1:${await freePort()}`;
         const child = spawn(binary, [
@@ -19,6 +20,7 @@ export class Appliance {
             "--client-addr", address,
             "--registration", "open",
             "--no-rate-limits",
+            ...(tls ? await federating(tls) : []),
         ], { stdio: ["ignore", "pipe", "pipe"], cwd: folder });
         const appliance = new Appliance(child, folder, `http://${address}`);
         try {
@@ -72,6 +74,15 @@ export class Appliance {
         this.child.kill("SIGKILL");
         await rm(this.folder, { recursive: true, force: true });
     }
+}
+
+async function federating(tls) {
+    const address = `127.0.0.1:${await freePort()}`;
+    const [cert, key] = [join(tls, "cert.pem"), join(tls, "key.pem")];
+    return [
+        "--server-name", address, "--federation-addr", address, "--allow-private-networks",
+        "--tls-cert", cert, "--tls-key", key, "--ca-cert", cert,
+    ];
 }
 
 function freePort() {

@@ -1,6 +1,7 @@
-// node run.mjs BINARY [--prove]
+// node run.mjs BINARY [--prove | --federate=FOLDER]
 //
-// Plays the chat against a fresh appliance. With --prove it is then played again for each route that it used, with that
+// Plays the chat against a fresh appliance, or with alice on one and bob on another, which talk with each other over TLS
+// with cert.pem, an authority's for 127.0.0.1, and key.pem of FOLDER. With --prove it is then played again for each route that it used, with that
 // route taken away, and every one of these must fail: a step that looks at nothing would be found out.
 import { Appliance } from "./appliance.mjs";
 import { chat } from "./chat.mjs";
@@ -13,21 +14,26 @@ const atOnce = 6;
 const [binary, ...flags] = process.argv.slice(2);
 for (const level of ["trace", "debug", "info", "warn", "error"]) console[level] = () => {}; // the SDK talks a lot
 
-const appliance = await Appliance.start(binary);
+const tls = flags.find((flag) => flag.startsWith("--federate="))?.slice("--federate=".length);
+const appliances = [];
 try {
+    for (let n = tls ? 2 : 1; n > 0; n--) appliances.push(await Appliance.start(binary, tls));
     const routes = new Routes();
-    const played = await chat({ url: appliance.url, routes, stepMs, owner: appliance.owner(), log: (text) => console.log(`ok   ${text}`) });
+    const [appliance, bobs] = appliances;
+    const log = (text) => console.log(`ok   ${text}`);
+    const played = await chat({ url: appliance.url, bobsURL: bobs?.url, routes, stepMs, owner: appliance.owner(), log });
     console.log(`${played} steps done over ${routes.worked.size} routes`);
-    if (flags.includes("--prove")) await prove([...routes.worked].sort());
-    await appliance.stop();
+    if (flags.includes("--prove")) await prove(appliance, [...routes.worked].sort());
+    for (const each of appliances) await each.stop();
 } catch (err) {
-    console.log(`FAIL ${(err.cause ?? err).stack}\n${err.message}\n\nthe appliance said:\n${appliance.output}`);
-    await appliance.kill();
+    const said = appliances.map((each) => `an appliance said:\n${each.output}`).join("\n");
+    console.log(`FAIL ${(err.cause ?? err).stack}\n${err.message}\n\n${said}`);
+    for (const each of appliances) await each.kill();
     process.exit(1);
 }
 process.exit(0); // the SDK leaves timers
 
-async function prove(names) {
+async function prove(appliance, names) {
     const waiting = [...names];
     const idle = [];
     const worker = async () => {
