@@ -110,6 +110,19 @@ func (tx *Tx) NextGap(room, after, before int64) (Gap, error) {
 	return one(tx, func(row *sql.Rows, g *Gap) error { return row.Scan(&g.Missing, &g.Ord) }, selectNextGap, room, after, before)
 }
 
+const selectBreak = `
+	SELECT ord FROM (
+		SELECT ord FROM mx_gaps WHERE room = $1 AND ord > $2 AND ord <= $3
+		UNION ALL
+		SELECT ord FROM mx_events WHERE room = $1 AND ord > $2 AND ord <= $3 AND ord % 65536 <> 0 AND flags = 1
+	) AS breaks ORDER BY ord DESC LIMIT 1`
+
+// Break returns the newest place of a room in (after, upTo] where its history did not arrive live: that of an event that
+// follows a gap, or of one that has filled a gap since. It is ErrNotFound where everything arrived as it happened.
+func (tx *Tx) Break(room, after, upTo int64) (int64, error) {
+	return one(tx, value[int64], selectBreak, room, after, upTo)
+}
+
 const selectMissing = `
 	SELECT DISTINCT g.missing FROM mx_gaps g JOIN mx_events e ON e.room = g.room AND e.ord = g.ord
 	WHERE g.room = $1 AND (e.flags & 12) = 0`

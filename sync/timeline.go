@@ -1,6 +1,7 @@
 package syncing
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/embedmatrix/homeserver/internal/eventauth"
@@ -41,6 +42,9 @@ func (l *look) timelineOf(p *place, v *roomstate.Viewer) (*timeline, error) {
 	}
 	c := collector{look: l, place: p, viewer: v, timeline: t, limit: l.Filter.Room.limit(), oldest: l.to + 1}
 	if err := c.collect(after); err != nil {
+		return nil, err
+	}
+	if err := c.breakOff(after); err != nil {
 		return nil, err
 	}
 	slices.Reverse(t.events)
@@ -112,6 +116,42 @@ func (c *collector) take(page []*roomstate.Event) (full bool, err error) {
 		c.seen = append(c.seen, seen)
 	}
 	return false, nil
+}
+
+// breakOff leaves out what is before the newest gap in the room's history, whether that was filled since or not: what
+// belongs there is not told live, and only a limited timeline makes a client ask for it. Events of this server follow
+// no gap.
+func (c *collector) breakOff(after storage.Pos) error {
+	local := func(e *roomstate.Event) bool { return e.Sender.Server() == c.User.Server() }
+	if !slices.ContainsFunc(c.events, func(e *roomstate.Event) bool { return !local(e) }) {
+		return nil
+	}
+	from := after << storage.OrdShift
+	if c.limited {
+		from = c.events[len(c.events)-1].Ord - 1
+	}
+	at, err := c.newestBreak(from)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.limited = true
+	older := slices.IndexFunc(c.events, func(e *roomstate.Event) bool { return e.Arrived()<<storage.OrdShift < at })
+	if older >= 0 {
+		c.events, c.seen = c.events[:older], c.seen[:older]
+	}
+	return nil
+}
+
+// newestBreak is the newest place behind another one, up to the end of what is told, where history did not arrive live.
+func (c *collector) newestBreak(from int64) (at int64, err error) {
+	err = c.DB.Read(c.ctx, func(tx *storage.Tx) error {
+		at, err = tx.Break(c.place.Num, from, roomstate.OrdAfter(c.place.upTo)-1)
+		return err
+	})
+	return at, err
 }
 
 // see decides whether an event of a timeline is told.

@@ -1,0 +1,55 @@
+package syncing_test
+
+import (
+	"fmt"
+	"net/url"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
+
+	"github.com/embedmatrix/homeserver/homeservertest"
+)
+
+// SY-11: what is missing in a room's history makes a timeline limited, so that the client asks for it: of what fills
+// the gap nothing is told live, neither if that happens after the answer nor if it happened before.
+func TestGapsMakeTimelinesLimited(t *testing.T) {
+	for _, filled := range []bool{false, true} {
+		t.Run(fmt.Sprint("filled=", filled), func(t *testing.T) {
+			network := homeservertest.NewNetwork(t)
+			hs, peer := network.New("hs.test"), network.Rogue("peer.test")
+			alice := hs.User("alice")
+			room := alice.CreateRoom(homeservertest.Public)
+			mal := peer.UserID("mal")
+			theirs := peer.Join(hs, room, mal)
+			alice.Expect(room, func(e gjson.Result) bool { return e.Get("state_key").String() == mal })
+			since := alice.Sync("").NextBatch
+			alice.Send(room, "before")
+			network.Settle(t.Context())
+
+			const missing = 100 // more than are asked for when the last one comes
+			for i := range missing {
+				theirs.Extend(peer.Text(mal, fmt.Sprint(i)))
+			}
+			theirs.Send(hs, peer.Text(mal, "last"))
+			if filled {
+				alice.Messages(room, url.Values{"dir": {"b"}, "limit": {"1000"}}).WantOK()
+			}
+			timeline := ask(alice, "since", since, "filter", `{"room":{"timeline":{"limit":500}}}`).Joined(room)
+			require.True(t, timeline.Get("timeline.limited").Bool())
+			told := texts(timeline)
+			require.Equal(t, "last", told[len(told)-1])
+			require.NotContains(t, told, "before", "it comes before the gap")
+
+			page := alice.Messages(room, url.Values{"dir": {"b"}, "limit": {"1000"}, "from": {timeline.Get("timeline.prev_batch").String()}}).WantOK()
+			all := map[string]bool{}
+			for _, e := range page.Get("chunk").Array() {
+				all[e.Get("content.body").String()] = true
+			}
+			for i := range missing - len(told) + 1 {
+				require.True(t, all[fmt.Sprint(i)], "message %d of %d", i, missing)
+			}
+			require.True(t, all["before"])
+		})
+	}
+}
