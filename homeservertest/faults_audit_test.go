@@ -56,6 +56,7 @@ func (w *world) agree(h *hall) {
 // compare reads the whole history of a room at a server and compares it with the ledger.
 func (w *world) compare(h *hall, c *citizen) {
 	at := fmt.Sprintf("%v at %s", h, c.server.Name())
+	w.history(h, c, "", nil) // fills gaps; redactions that came before what they redact are only told then, as the newest
 	read := w.tidy(at, w.history(h, c, "", nil))
 	w.complete(at, h, func(event string) bool { return read[event].Exists() })
 	for _, l := range w.ledger.of(h) {
