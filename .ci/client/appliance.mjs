@@ -85,11 +85,18 @@ async function federating(tls) {
     ];
 }
 
-function freePort() {
-    return new Promise((resolve, reject) => {
-        const server = createServer().on("error", reject).listen(0, "127.0.0.1", () => {
-            const { port } = server.address();
-            server.close(() => resolve(port));
+// freePort is one that no outgoing connection is given meanwhile.
+async function freePort() {
+    for (;;) {
+        const port = 20_000 + Math.floor(Math.random() * 12_000);
+        if (await isFree(port)) return port;
+    }
+}
+
+function isFree(port) {
+    return new Promise((resolve) => {
+        const server = createServer().on("error", () => resolve(false)).listen(port, "127.0.0.1", () => {
+            server.close(() => resolve(true));
         });
     });
 }
