@@ -148,6 +148,57 @@ func BenchmarkIncremental(b *testing.B) {
 	}
 }
 
+// BenchmarkPresence: an incremental sync with one new message where presence is off, where it is on and 10,000 users are
+// known of whom nobody has changed, and where one has; in a room of 2,000.
+func BenchmarkPresence(b *testing.B) {
+	for _, name := range []string{"off", "quiet", "changed"} {
+		b.Run(name, func(b *testing.B) {
+			p := newPlant(b)
+			room := p.room(0, 2000)
+			q := syncing.Request{User: user(1), Device: "D", Filter: p.filter(`{}`), Since: p.now()}
+			presence := ephemeral.NewPresence(func() {})
+			if name != "off" {
+				q.SetPresence = ephemeral.Online
+				cfg := p.sync.Config
+				cfg.Presence, cfg.ServerName = presence, "x"
+				p.sync = syncing.New(cfg)
+				for i := range 10_000 {
+					presence.Set(user(i), "D", ephemeral.Online, "")
+				}
+				q.Since.Presence = presence.Now()
+			}
+			if name == "changed" {
+				presence.Set(user(7), "D", ephemeral.Unavailable, "")
+			}
+			p.send(room, message(user(0), "hello"))
+			b.ReportAllocs()
+			var dst []byte
+			for b.Loop() {
+				a, err := p.sync.Sync(context.Background(), q)
+				if err != nil {
+					b.Fatal(err)
+				}
+				dst = a.AppendJSON(dst[:0])
+			}
+			b.ReportMetric(float64(len(dst)), "bytes/answer")
+		})
+	}
+}
+
+// BenchmarkPresenceTold: what it costs to tell of one change in a room of 10,000 where 1,000 wait, without their looks.
+func BenchmarkPresenceTold(b *testing.B) {
+	p, presence := gathering(b, 10_000)
+	for i := range 1000 {
+		defer p.hub.Wait(user(i)).Close()
+	}
+	p.sync.Start()
+	defer p.sync.Close()
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		presence.Set(user(n%10_000), "D", ephemeral.Online, fmt.Sprint(n))
+	}
+}
+
 // BenchmarkInitial: 30 rooms of 20 events with 2 and with 200 members each.
 func BenchmarkInitial(b *testing.B) {
 	for _, members := range []int{2, 200} {

@@ -131,8 +131,9 @@ const (
 )
 
 // ReceivePresence takes the content, in canonical JSON, of an m.presence EDU that another server has sent: what it says
-// of its own users who are in rooms that are known here. The rest is ignored, as is all beyond a thousand updates at once
-// and a hundred a second after that; the error says why. It is told to local users and to no other server.
+// of its own users who are in rooms that are known here, or will be within a minute. The rest is ignored, as is all
+// beyond a thousand updates at once and a hundred a second after that; the error says why. It is told to local users and
+// to no other server.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#presence
 func (s *Service) ReceivePresence(ctx context.Context, origin id.ServerName, content json.RawMessage) error {
@@ -176,13 +177,66 @@ func (s *Service) receivePush(ctx context.Context, origin id.ServerName, update 
 			return err
 		}
 		if len(rooms.Joined()) == 0 {
-			return mxerr.Forbidden.With("the user is in no room that is known here")
+			return s.holdEarly(st)
 		}
 	}
 	if !s.Presence.Hear(st) {
 		return mxerr.LimitExceeded.With("too many users are known")
 	}
 	return nil
+}
+
+// What is said of users who are in no known room is held for a while, of at most maxEarly: a server tells of those in a
+// room that one of our users joins as soon as it knows of the join, which may be before we know the room.
+const (
+	maxEarly  = 1000
+	holdFor   = time.Minute
+	lookEvery = time.Second
+)
+
+// early holds updates that came too soon.
+type early struct {
+	mu sync.Mutex // guards held
+	// held has the updates by user, with when they came.
+	held map[id.UserID]earlyUpdate
+}
+
+type earlyUpdate struct {
+	ephemeral.Status
+	at time.Time
+}
+
+func (s *Service) holdEarly(st ephemeral.Status) error {
+	s.early.mu.Lock()
+	defer s.early.mu.Unlock()
+	if s.early.held == nil {
+		s.early.held = map[id.UserID]earlyUpdate{}
+	}
+	if _, held := s.early.held[st.User]; !held && len(s.early.held) >= maxEarly {
+		return mxerr.Forbidden.With("the user is in no room that is known here")
+	}
+	s.early.held[st.User] = earlyUpdate{st, time.Now()}
+	s.PresenceChanged()
+	return nil
+}
+
+// take returns what is held, and holds nothing any more.
+func (e *early) take() map[id.UserID]earlyUpdate {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	held := e.held
+	e.held = nil
+	return held
+}
+
+// giveBack holds what was taken, unless newer updates have come meanwhile.
+func (e *early) giveBack(held map[id.UserID]earlyUpdate) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for user, u := range e.held {
+		held[user] = u
+	}
+	e.held = held
 }
 
 // readPush reads one update. A status_msg that is longer than those of local users is left out.

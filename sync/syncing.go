@@ -45,6 +45,7 @@ type Service struct {
 	large   chan struct{} // a place for each large answer that is being made
 
 	pushes  meter         // what other servers say of presence
+	early   early         // and says too soon
 	changes chan struct{} // capacity 1: there are changes of presence
 	stop    context.CancelFunc
 	tasks   sync.WaitGroup

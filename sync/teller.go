@@ -37,8 +37,9 @@ const (
 // teller tells those concerned of changes of presence: it is one goroutine, which sleeps while there are none.
 type teller struct {
 	*Service
-	told  int64       // the number of the latest change of which rooms were told
-	moved storage.Pos // changes of memberships are known up to here
+	told   int64       // the number of the latest change of which rooms were told
+	moved  storage.Pos // changes of memberships are known up to here
+	looked time.Time   // when what came too soon was last looked at
 
 	rooms    pacer[id.RoomID]
 	users    pacer[id.UserID] // local ones, of whom other servers are told
@@ -111,6 +112,7 @@ func (t *teller) round(ctx context.Context, now time.Time) (next time.Time) {
 		}
 		t.meetServers(ctx, now)
 	}
+	held := t.admitEarly(ctx, now)
 	t.spread(ctx, now)
 	for _, room := range t.rooms.take(now) {
 		t.rooms.rest(room, now.Add(t.wakeRoom(ctx, room)))
@@ -121,12 +123,37 @@ func (t *teller) round(ctx context.Context, now time.Time) (next time.Time) {
 	for _, a := range t.arrivals.take(now) {
 		t.arrivals.rest(a, now.Add(t.greet(ctx, a, now)))
 	}
-	for _, at := range []time.Time{t.rooms.next(), t.users.next(), t.arrivals.next()} {
+	for _, at := range []time.Time{held, t.rooms.next(), t.users.next(), t.arrivals.next()} {
 		if next.IsZero() || !at.IsZero() && at.Before(next) {
 			next = at
 		}
 	}
 	return next
+}
+
+// admitEarly takes updates that came too soon once their users are in a room that is known, and forgets those that are
+// held for too long. It returns when to look again; zero when nothing is held.
+func (t *teller) admitEarly(ctx context.Context, now time.Time) (next time.Time) {
+	if again := t.looked.Add(lookEvery); now.Before(again) {
+		return again
+	}
+	held := t.early.take()
+	for user, u := range held {
+		rooms, err := t.Cache.RoomsOf(ctx, user)
+		known := err == nil && len(rooms.Joined()) > 0
+		if _, newer := t.Presence.Of(user); known && !newer {
+			t.Presence.Hear(u.Status)
+		}
+		if known || now.Sub(u.at) >= holdFor {
+			delete(held, user)
+		}
+	}
+	if len(held) == 0 {
+		return time.Time{}
+	}
+	t.looked = now
+	t.early.giveBack(held)
+	return now.Add(lookEvery)
 }
 
 // spread finds who has to be told of those who have changed.
