@@ -428,7 +428,7 @@ func (a *admission) stateOf(g *gap) *roomstate.State {
 		return a.w.At(root)
 	}
 	state := a.w.StateOf(g.state)
-	if p := g.after; p != nil && p.StateKey != nil && !p.Flagged(storage.Rejected) && a.byState(p.Event, state) == nil {
+	if p := g.after; p != nil && p.StateKey != nil && !p.Flagged(storage.Rejected) && (g.less || a.byState(p.Event, state) == nil) {
 		state = a.w.StateOf(slices.Concat([]*roomstate.Event{p}, g.state)) // the first of a key counts
 	}
 	a.gaps[g] = state.Root()

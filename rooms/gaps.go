@@ -27,6 +27,7 @@ const (
 type gap struct {
 	state []*roomstate.Event
 	after *roomstate.Event // the missing predecessor; nil for the state before an event
+	less  bool             // something that was told is left out: what is not there says nothing
 }
 
 // search is how the events of a delivery get what they lack from the server that has sent them. Nothing of it
@@ -452,6 +453,8 @@ func (f *search) gap(state []id.EventID) *gap {
 			return nil
 		case e != nil && e.StateKey != nil && !e.Flagged(storage.Rejected):
 			g.state = append(g.state, e)
+		default:
+			g.less = true
 		}
 	}
 	return g

@@ -461,7 +461,8 @@ func (s *Service) meetsCondition(ctx context.Context, rules *event.Event, user i
 		if err != nil {
 			return false, err
 		}
-		if m, ok := r.Member(user); ok && m.Membership == "join" {
+		// What this server knows of a room in which it is no more, may be over.
+		if m, ok := r.Member(user); ok && m.Membership == "join" && r.HasServer(s.ServerName) {
 			return true, nil
 		}
 	}

@@ -226,7 +226,7 @@ func (s *Service) resident(ctx context.Context, room id.RoomID) (bool, error) {
 // candidates are the servers to ask for a membership of a room, likely ones first: those that the client names and that
 // of who invited the user; without any, those that were in the room and that of the room's id.
 func (s *Service) candidates(ctx context.Context, c *Change) []id.ServerName {
-	list := slices.Clone(c.Via)
+	list := slices.DeleteFunc(slices.Clone(c.Via), func(server id.ServerName) bool { return server == s.ServerName })
 	if r, err := s.Cache.Room(ctx, c.Room); err == nil {
 		e, err := r.StateEvent(ctx, r.View().State, "m.room.member", string(c.Target))
 		if err == nil && e != nil {

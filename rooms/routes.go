@@ -24,7 +24,8 @@ func (s *Service) Routes() []httpapi.Route {
 		// send.go
 		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/send/{eventType}/{txnId}", s.sendEvent,
 			httpapi.Also("POST "+v3+"/rooms/{roomId}/send/{eventType}")), // of old: conformance suites still ask for it
-		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/rooms/{roomId}/redact/{eventId}/{txnId}", s.redactEvent),
+		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/rooms/{roomId}/redact/{eventId}/{txnId}", s.redactEvent,
+			httpapi.Also("POST "+v3+"/rooms/{roomId}/redact/{eventId}")), // as old
 		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/state/{eventType}/{stateKey}", s.setRoomStateWithKey,
 			httpapi.Also("PUT "+v3+"/rooms/{roomId}/state/{eventType}/{$}")),
 		// history.go

@@ -345,6 +345,16 @@ func TestSendWithoutTransaction(t *testing.T) {
 	require.NotEqual(t, first, send())
 }
 
+// As of old, a redaction may come without a transaction id.
+func TestRedactionWithoutTransaction(t *testing.T) {
+	alice := homeservertest.New(t).User("alice")
+	room := alice.CreateRoom(homeservertest.Private)
+	sent := alice.Send(room, "regretted")
+	by := alice.Do("POST", inRoom(room, "redact", sent), map[string]any{}).WantOK().Get("event_id").String()
+	got := alice.Do("GET", inRoom(room, "event", sent), nil).WantOK()
+	require.Equal(t, by, got.Get("unsigned.redacted_because.event_id").String())
+}
+
 // Levels that nobody may set are the client's mistake: those of creators, who stand above all levels.
 func TestLevelsOfCreators(t *testing.T) {
 	alice := homeservertest.New(t).User("alice")
