@@ -208,6 +208,9 @@ func (a *admission) receive(ev *event.Event) (*lack, error) {
 		return nil, a.receiveCreate(ev, stored)
 	}
 	l := &lack{ev: ev}
+	if a.isOld(ev) {
+		return a.receiveOld(ev, stored, l)
+	}
 	b, err := a.basisOf(ev, l)
 	if err != nil || len(l.prev)+len(l.auth) > 0 {
 		return l.orNil(err), err
@@ -216,6 +219,34 @@ func (a *admission) receive(ev *event.Event) (*lack, error) {
 		return l, nil
 	}
 	return nil, a.graft(ev, stored, b)
+}
+
+// isOld reports whether an event is from before the room began here, and follows nothing that came since. It is no
+// branch of the room: what came of it is part of the state with which the room began, and as a branch it would bring
+// back what that state was before. Whoever follows it makes it one.
+func (a *admission) isOld(ev *event.Event) bool {
+	return ev.Depth < a.began && !slices.ContainsFunc(ev.PrevEvents, func(eventID id.EventID) bool {
+		e := a.known[eventID]
+		return e != nil && !e.Flagged(storage.Outlier)
+	})
+}
+
+// receiveOld keeps an old event as an outlier, until the room's history is told so far.
+func (a *admission) receiveOld(ev *event.Event, stored *roomstate.Event, l *lack) (*lack, error) {
+	if stored != nil {
+		return nil, nil
+	}
+	for _, eventID := range ev.AuthEvents {
+		if a.known[eventID] == nil && !a.others[eventID] {
+			l.auth = append(l.auth, eventID)
+		}
+	}
+	g, ok := a.outlier(ev)
+	if !ok {
+		return l, nil
+	}
+	_, err := a.put(ev, g)
+	return nil, err
 }
 
 func (l *lack) orNil(err error) *lack {

@@ -106,10 +106,14 @@ func (f *search) among(eventID id.EventID) bool {
 // missingPrevs returns the predecessors of undecided events after which the state is not known, and the events that
 // name them.
 func (f *search) missingPrevs() (missing []id.EventID, of []*event.Event) {
+	old := f.old()
 	for _, ev := range f.undecided() {
+		if old[ev.ID] {
+			continue
+		}
 		lacks := false
 		for _, eventID := range ev.PrevEvents {
-			if e := f.looked[eventID]; e != nil && !e.Flagged(storage.Outlier) || f.among(eventID) {
+			if f.placed(eventID) || f.among(eventID) && !old[eventID] {
 				continue
 			}
 			lacks = true
@@ -122,6 +126,23 @@ func (f *search) missingPrevs() (missing []id.EventID, of []*event.Event) {
 		}
 	}
 	return missing, of
+}
+
+// placed reports whether the state after an event is known.
+func (f *search) placed(eventID id.EventID) bool {
+	e := f.looked[eventID]
+	return e != nil && !e.Flagged(storage.Outlier)
+}
+
+// old are the undecided events that will be outliers: see admission.isOld.
+func (f *search) old() map[id.EventID]bool {
+	old := map[id.EventID]bool{}
+	for _, ev := range f.undecided() {
+		old[ev.ID] = ev.Depth < f.began && !slices.ContainsFunc(ev.PrevEvents, func(eventID id.EventID) bool {
+			return f.placed(eventID) || f.among(eventID) && !old[eventID]
+		})
+	}
+	return old
 }
 
 // missingEvents asks for the events between those that are here and those that lack predecessors.
@@ -226,12 +247,16 @@ func (f *search) states(ctx context.Context) error {
 // statesOfRest asks for the states before those events after one of whose predecessors the state could not be had: who
 // knows an event knows the state before it, if perhaps not what it follows.
 func (f *search) statesOfRest(ctx context.Context) error {
+	old := f.old()
 	_, of := f.missingPrevs()
 	for _, ev := range of {
 		if f.q.left() == 0 {
 			return nil
 		}
-		if !slices.ContainsFunc(ev.PrevEvents, f.unexplained) {
+		unexplained := func(eventID id.EventID) bool {
+			return !f.placed(eventID) && (old[eventID] || !f.among(eventID)) && len(f.after[eventID]) == 0
+		}
+		if !slices.ContainsFunc(ev.PrevEvents, unexplained) {
 			continue
 		}
 		state, err := f.stateAt(ctx, ev.ID)
@@ -241,12 +266,6 @@ func (f *search) statesOfRest(ctx context.Context) error {
 		f.before[ev.ID] = state
 	}
 	return nil
-}
-
-// unexplained reports whether the state after a predecessor is neither known nor was told.
-func (f *search) unexplained(eventID id.EventID) bool {
-	e := f.looked[eventID]
-	return (e == nil || e.Flagged(storage.Outlier)) && !f.among(eventID) && len(f.after[eventID]) == 0
 }
 
 // statesBefore asks for the states before the events that were delivered and lack predecessors.

@@ -50,7 +50,7 @@ func (s *Service) ReceivePast(ctx context.Context, origin id.ServerName, room id
 	if err != nil {
 		return all(err, len(pdus))
 	}
-	d.past, d.parse = &past{before: before}, event.ParseBackfilled
+	d.past, d.parse, d.began = &past{before: before}, event.ParseBackfilled, 0
 	return d.receive(ctx, pdus)
 }
 
@@ -71,6 +71,7 @@ type delivery struct {
 	parse  parser
 	past   *past  // nil: the events arrive now
 	relay  bool   // accepted events are sent on to the room's other servers
+	began  int64  // the depth at which the room began here; 0: nothing counts as older
 	draft  *Draft // of an event of this server; nil for those of others
 
 	delivered map[id.EventID]bool  // those that were sent to us, unlike those that were asked for because of them
@@ -100,6 +101,9 @@ func (s *Service) newDelivery(ctx context.Context, origin id.ServerName, room id
 		Service: s, origin: origin, room: r, parse: event.ParseUntrusted,
 		verdicts: map[id.EventID]error{}, after: map[id.EventID]*gap{}, before: map[id.EventID]*gap{},
 		delivered: map[id.EventID]bool{}, vouched: map[id.EventID]policy{}, asked: map[id.EventID]bool{},
+	}
+	if d.began, err = r.Began(ctx); err != nil {
+		return nil, err
 	}
 	return d, d.mayDeliver(ctx)
 }

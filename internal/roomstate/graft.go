@@ -310,6 +310,7 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 	p.Now = w.head.state
 	w.placeGaps(act, p)
 	if g.begins() {
+		w.began.Store(p.Depth + 1)
 		also(act, func(tx *storage.Tx) error { return tx.UnplaceOutside(w.Num) })
 	}
 	if g.Awaits != "" {

@@ -36,6 +36,8 @@ type Room struct {
 
 	view   atomic.Pointer[View]
 	chains chains // the auth graph as readers have it
+	// began is one more than the depth of the oldest event that arrived live, 0 while that was not looked up.
+	began atomic.Int64
 
 	// tail is about what the events of the view's tail hold in memory, base what everything else does.
 	tail, base atomic.Int64
@@ -149,6 +151,20 @@ func (r *Room) StateAt(ctx context.Context, pos storage.Pos) (Root, error) {
 		return 0, err
 	}
 	return list[0].Now, nil
+}
+
+// Began returns the depth of the event with which the room began for this server: m.room.create, or the join by which
+// it got into the room. 0 is a room in which it is not.
+func (r *Room) Began(ctx context.Context) (int64, error) {
+	if began := r.began.Load(); began > 0 {
+		return began - 1, nil
+	}
+	first, err := r.HistoryForwards(ctx, 0, math.MaxInt64, 1)
+	if err != nil || len(first) == 0 || first[0].Flags != storage.InTimeline {
+		return 0, err
+	}
+	r.began.CompareAndSwap(0, first[0].Depth+1)
+	return first[0].Depth, nil
 }
 
 // OrdAfter is the place in a history just behind everything that had arrived at a position.
