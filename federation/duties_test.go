@@ -86,3 +86,22 @@ func TestDeniedServersAreToldEvents(t *testing.T) {
 		require.Contains(t, told, "for all of us")
 	})
 }
+
+// EV-16: whatever comes with an invite, clients see stripped events.
+func TestInviteStateIsStripped(t *testing.T) {
+	p := newPair(t)
+	room := p.peer.CreateRoom("12", p.bob)
+	invite := room.Build(hst.Draft{Type: "m.room.member", Sender: p.bob, StateKey: &p.alice.ID, Content: hst.Fields{"membership": "invite"}})
+	create, _ := room.State("m.room.create", "")
+	name := hst.Fields{"type": "m.room.name", "state_key": "", "sender": p.bob, "content": hst.Fields{"name": "x"}, "unsigned": hst.Fields{"a": 1}, "event_id": "$x"}
+	p.peer.Do(p.hs, "PUT", to("v2/invite", room.ID, invite.ID), map[string]any{
+		"room_version": "12", "event": json.RawMessage(invite.JSON), "invite_room_state": []any{json.RawMessage(create.JSON), name},
+	}).WantOK()
+	told := p.alice.Sync("").Invited(room.ID).Get("invite_state.events").Array()
+	require.Len(t, told, 3)
+	for _, e := range told {
+		for key := range e.Map() {
+			require.Contains(t, []string{"type", "state_key", "sender", "content"}, key, "%s", e)
+		}
+	}
+}
