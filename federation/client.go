@@ -56,9 +56,7 @@ func (c *Client) MissingEvents(ctx context.Context, server id.ServerName, room i
 	if err != nil {
 		return nil, err
 	}
-	var answer struct {
-		Events *[]json.RawMessage `json:"events"`
-	}
+	var answer map[string]json.RawMessage
 	request := wire.Request{
 		Destination: server, Method: http.MethodPost, Path: v1 + "get_missing_events/" + url.PathEscape(string(room)),
 		Body: body, MaxAnswer: maxEventsAnswer, Loose: true,
@@ -66,7 +64,15 @@ func (c *Client) MissingEvents(ctx context.Context, server id.ServerName, room i
 	if err := c.fetch(ctx, request, &answer); err != nil {
 		return nil, err
 	}
-	return required(request, "events", answer.Events)
+	list, told := answer["events"]
+	if answer != nil && !told {
+		return nil, nil // who leaves the list out has nothing to tell
+	}
+	var events *[]json.RawMessage
+	if err := json.Unmarshal(list, &events); err != nil {
+		return nil, badAnswer(request, err)
+	}
+	return required(request, "events", events)
 }
 
 // list is a list that is never null.

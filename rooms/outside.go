@@ -229,7 +229,7 @@ func (s *Service) candidates(ctx context.Context, c *Change) []id.ServerName {
 	list := slices.DeleteFunc(slices.Clone(c.Via), func(server id.ServerName) bool { return server == s.ServerName })
 	if r, err := s.Cache.Room(ctx, c.Room); err == nil {
 		e, err := r.StateEvent(ctx, r.View().State, "m.room.member", string(c.Target))
-		if err == nil && e != nil {
+		if err == nil && e != nil && !s.local(e.Sender) {
 			list = append(list, e.Sender.Server())
 		}
 		if len(list) == 0 {
