@@ -123,8 +123,8 @@ func TestClientRefusesAnswersOfAnotherForm(t *testing.T) {
 	for name, ask := range asks(clientOf(t, s)) {
 		for _, value := range []string{`null`, `1`, `"x"`, `{}`, `[`, `{"a":1}`, `[[1]`} {
 			for _, s.body = range []string{value, fmt.Sprintf(forms[name], value)} {
-				if name == "events" && s.body == `{}` {
-					continue // nothing to tell
+				if name == "events" && s.body == value && value[0] == '{' {
+					continue // without a list there is nothing to tell
 				}
 				require.Error(t, ask(t.Context()), "%s: %s", name, s.body)
 			}
