@@ -105,3 +105,13 @@ func TestInviteStateIsStripped(t *testing.T) {
 		}
 	}
 }
+
+// ME-10: an alias of another server leads to the room and to servers that are in it.
+func TestJoinByAliasOfAnotherServer(t *testing.T) {
+	network := hst.NewNetwork(t)
+	alice, bob := network.New("one.test").User("alice"), network.New("two.test").User("bob")
+	room := alice.CreateRoomWith(map[string]any{"preset": "public_chat", "room_alias_name": "tea"})
+	require.Equal(t, room, bob.Join("#tea:one.test").WantOK().Get("room_id").String())
+	bob.Join("#coffee:one.test").WantError(404, "M_NOT_FOUND")
+	require.Equal(t, "join", alice.State(room, "m.room.member", bob.ID).WantOK().Get("membership").String())
+}
