@@ -103,7 +103,10 @@ type Config struct {
 	// Discovery fills the .well-known files; its client URL is BaseURL unless it names another.
 	Discovery Discovery
 
-	// Federation says whether the server talks with other servers: not by default.
+	// Federation says whether the server talks with other servers: not by default. A server that does needs
+	// FederationHandler, or Mount, where others look for ServerName: behind TLS at the host[:port] that
+	// Discovery.Delegate names, else at port 8448. What its users write goes to the servers that share the room; it is
+	// queued in Storage in the transaction that stores it, and tried again, after restarts too, until it is there.
 	Federation Federation
 
 	// NoPresence keeps nobody informed of who is online: whoever is asked about is offline.
