@@ -153,8 +153,8 @@ func (r *Room) StateAt(ctx context.Context, pos storage.Pos) (Root, error) {
 	return list[0].Now, nil
 }
 
-// Began returns the depth of the event with which the room began for this server: m.room.create, or the join by which
-// it got into the room. 0 is a room in which it is not.
+// Began returns the depth of the join by which this server got into the room. 0 is a room that was made here, or in
+// which the server is not.
 func (r *Room) Began(ctx context.Context) (int64, error) {
 	if began := r.began.Load(); began > 0 {
 		return began - 1, nil
@@ -163,8 +163,12 @@ func (r *Room) Began(ctx context.Context) (int64, error) {
 	if err != nil || len(first) == 0 || first[0].Flags != storage.InTimeline {
 		return 0, err
 	}
-	r.began.CompareAndSwap(0, first[0].Depth+1)
-	return first[0].Depth, nil
+	depth := first[0].Depth
+	if first[0].Type == "m.room.create" {
+		depth = 0 // nothing is older, whatever depth it claims
+	}
+	r.began.CompareAndSwap(0, depth+1)
+	return depth, nil
 }
 
 // OrdAfter is the place in a history just behind everything that had arrived at a position.
