@@ -196,11 +196,8 @@ func check(w *roomstate.Writer, ev *event.Event) error {
 // Spec: https://spec.matrix.org/latest/client-server-api/#redactions
 func (s *Service) target(w *roomstate.Writer, redaction *event.Event) (*roomstate.Event, error) {
 	target, err := w.EventByID(w.Context(), redaction.Redacts)
-	if errors.Is(err, storage.ErrNotFound) && s.redactsAny(w, redaction) {
-		return nil, nil // it may come yet
-	}
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, mxerr.InvalidParam.With("the event to redact is not in this room")
+		return nil, s.mayCome(w, redaction)
 	}
 	if err != nil {
 		return nil, err
@@ -212,6 +209,19 @@ func (s *Service) target(w *roomstate.Writer, redaction *event.Event) (*roomstat
 		return nil, mxerr.Forbidden.With("%s cannot be redacted: the room would be another one", target.Type)
 	}
 	return target, nil
+}
+
+// mayCome refuses a redaction of an event that is not in the room, unless it may come yet and its sender may redact any.
+func (s *Service) mayCome(w *roomstate.Writer, redaction *event.Event) error {
+	var elsewhere []id.EventID
+	err := s.DB.Read(w.Context(), func(tx *storage.Tx) (err error) {
+		elsewhere, err = tx.Strangers(w.Num, []id.EventID{redaction.Redacts})
+		return err
+	})
+	if err == nil && (len(elsewhere) > 0 || !s.redactsAny(w, redaction)) {
+		err = mxerr.InvalidParam.With("the event to redact is not in this room")
+	}
+	return err
 }
 
 // mayRedact lets users redact their own events and those with the redact level any.
