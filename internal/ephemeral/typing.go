@@ -151,7 +151,7 @@ func (t *Typing) Now() int64 {
 }
 
 // Since returns the rooms that changed after number since, and the number of the latest change.
-// With since 0 it returns the rooms in which somebody is typing.
+// With since 0 it returns the rooms in which somebody is typing, or was not long ago.
 func (t *Typing) Since(since int64) (rooms []id.RoomID, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -159,7 +159,7 @@ func (t *Typing) Since(since int64) (rooms []id.RoomID, now int64) {
 		return nil, t.now
 	}
 	for room, r := range t.rooms {
-		if r.changed > since && (since > 0 || len(r.users) > 0) {
+		if r.changed > since {
 			rooms = append(rooms, room)
 		}
 	}
