@@ -420,7 +420,7 @@ func TestSenderDeadDestinations(t *testing.T) {
 		o := newOutside(t)
 		end := o.start()
 		names := []id.ServerName{"live"}
-		for i := range 1000 {
+		for i := range deadServers {
 			names = append(names, id.ServerName(fmt.Sprintf("dead%d", i)))
 			o.is(names[i+1], []func(context.Context, received) error{dead, hole}[i%2])
 		}

@@ -501,6 +501,7 @@ func TestReceiveAtOnce(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	for _, batch := range batches {
+		rest := batch[5:]
 		wg.Go(func() {
 			for len(batch) > 0 {
 				require.Equal(t, []error{nil, nil}, f.receive(batch[:2]...))
@@ -508,7 +509,7 @@ func TestReceiveAtOnce(t *testing.T) {
 			}
 		})
 		wg.Go(func() { f.say(bob, "at the same time") })
-		wg.Go(func() { f.receive(batch[5:]...) })
+		wg.Go(func() { f.receive(rest...) })
 	}
 	wg.Wait()
 	told := f.timeline()
