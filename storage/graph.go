@@ -111,14 +111,19 @@ func (tx *Tx) NextGap(room, after, before int64) (Gap, error) {
 }
 
 const selectBreak = `
+	WITH live AS (
+		SELECT ord FROM mx_events WHERE room = $1 AND ord <= $2 AND ord % 65536 = 0 AND flags = 1 ORDER BY ord DESC LIMIT 1
+	), told AS (SELECT COALESCE((SELECT ord FROM live), $2) AS ord)
 	SELECT ord FROM (
-		SELECT ord FROM mx_gaps WHERE room = $1 AND ord > $2 AND ord <= $3
+		SELECT ord FROM mx_gaps WHERE room = $1 AND ord > (SELECT ord FROM told) AND ord <= $3
 		UNION ALL
-		SELECT ord FROM mx_events WHERE room = $1 AND ord > $2 AND ord <= $3 AND ord % 65536 <> 0 AND flags = 1
+		SELECT ord FROM mx_events WHERE room = $1 AND ord > (SELECT ord FROM told) AND ord <= $3 AND ord % 65536 <> 0 AND flags = 1
 	) AS breaks ORDER BY ord DESC LIMIT 1`
 
-// Break returns the newest place of a room in (after, upTo] where its history did not arrive live: that of an event that
-// follows a gap, or of one that has filled a gap since. It is ErrNotFound where everything arrived as it happened.
+// Break returns the newest place of a room where its history did not arrive live: that of an event that follows a gap,
+// or of one that has filled a gap since. It looks up to a place, and back to the newest event at or before another one
+// that did arrive live: a gap behind that, at an event of which nobody is told, is still to be told of. ErrNotFound means
+// that everything arrived as it happened.
 func (tx *Tx) Break(room, after, upTo int64) (int64, error) {
 	return one(tx, value[int64], selectBreak, room, after, upTo)
 }

@@ -2,7 +2,10 @@ package syncing_test
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -52,4 +55,44 @@ func TestGapsMakeTimelinesLimited(t *testing.T) {
 			require.True(t, all["before"])
 		})
 	}
+}
+
+// A gap before an event of which nobody is told, as a redaction before what it redacts is here, makes the next timeline
+// limited that has anything in it.
+func TestGapsBehindHiddenEvents(t *testing.T) {
+	network := homeservertest.NewNetwork(t)
+	hs, peer := network.New("hs.test"), network.Rogue("peer.test")
+	alice := hs.User("alice")
+	room := alice.CreateRoom(homeservertest.Public)
+	mal := peer.UserID("mal")
+	theirs := peer.Join(hs, room, mal)
+	alice.Send(room, "before")
+	network.Settle(t.Context())
+	since := alice.Sync("").NextBatch
+
+	first, second := theirs.Extend(peer.Text(mal, "first")), theirs.Extend(peer.Text(mal, "second"))
+	peer.Handle(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "get_missing_events") {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		io.WriteString(w, `{"errcode":"M_NOT_FOUND","error":"there are none"}`) //nolint:errcheck // the server reads it
+		return true
+	})
+	theirs.Send(hs, homeservertest.Draft{Type: "m.room.redaction", Sender: mal, Content: map[string]any{"redacts": first.ID}})
+	alice.CreateRoom(homeservertest.Private) // something happens after it elsewhere
+	r := alice.Sync(since)
+	require.False(t, r.Joined(room).Exists(), "the redaction is kept back: %s", r.Body)
+
+	theirs.Send(hs, peer.Text(mal, "last"))
+	timeline := ask(alice, "since", r.NextBatch).Joined(room)
+	require.Equal(t, []string{"last"}, texts(timeline))
+	require.True(t, timeline.Get("timeline.limited").Bool())
+	page := alice.Messages(room, url.Values{"dir": {"b"}, "limit": {"1"}, "from": {timeline.Get("timeline.prev_batch").String()}}).WantOK()
+	require.Equal(t, second.ID, page.Get("chunk.0.event_id").String())
+
+	since = ask(alice, "since", r.NextBatch).NextBatch
+	theirs.Send(hs, peer.Text(mal, "later"))
+	require.False(t, ask(alice, "since", since).Joined(room).Get("timeline.limited").Bool(), "once")
 }

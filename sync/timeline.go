@@ -119,11 +119,9 @@ func (c *collector) take(page []*roomstate.Event) (full bool, err error) {
 }
 
 // breakOff leaves out what is before the newest gap in the room's history, whether that was filled since or not: what
-// belongs there is not told live, and only a limited timeline makes a client ask for it. Events of this server follow
-// no gap.
+// belongs there is not told live, and only a limited timeline makes a client ask for it.
 func (c *collector) breakOff(after storage.Pos) error {
-	local := func(e *roomstate.Event) bool { return e.Sender.Server() == c.User.Server() }
-	if !slices.ContainsFunc(c.events, func(e *roomstate.Event) bool { return !local(e) }) {
+	if c.place.Alone() || len(c.events) == 0 {
 		return nil
 	}
 	from := after << storage.OrdShift

@@ -400,6 +400,13 @@ func (r *Room) Servers() []id.ServerName {
 	return slices.Collect(maps.Keys(r.servers))
 }
 
+// Alone reports whether the users who are in the room now are all of one server.
+func (r *Room) Alone() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.servers) <= 1
+}
+
 // HasServer reports whether a server has joined users in the room now.
 func (r *Room) HasServer(server id.ServerName) bool {
 	r.mu.RLock()
