@@ -29,8 +29,15 @@ func (s *Sender) supersede(ctx context.Context, d *destination) error {
 		d.txn = nil
 	}
 	newest, count, past, err := s.missed(ctx, d)
-	if err != nil || count == 0 || !d.catchUp && away < s.cfg.CatchUpAfter && count <= s.cfg.CatchUpRows {
+	switch {
+	case err != nil:
 		return err
+	case count == 0: // all of it is for others: it is not to be kept for this one
+		d.unsaved = d.unsaved || past > d.row.Past
+		d.row.Past = past
+		return nil
+	case !d.catchUp && away < s.cfg.CatchUpAfter && count <= s.cfg.CatchUpRows:
+		return nil
 	}
 	row := d.row
 	row.Past = past

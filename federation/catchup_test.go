@@ -128,3 +128,31 @@ func TestSenderCatchUpMeanwhile(t *testing.T) {
 		o.check()
 	})
 }
+
+// TestSenderGoneForGood: a server that is away keeps nothing that is for others, be there never anything for it again.
+func TestSenderGoneForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOutside(t)
+		end := o.start()
+		o.is("a", dead)
+		first := o.send(1, "a", "b")
+		for range 5 {
+			time.Sleep(2 * time.Hour)
+			o.send(1, "b")
+		}
+		time.Sleep(2 * time.Hour)
+		outgoing, destinations := o.rows()
+		require.Empty(t, outgoing)
+		for _, d := range destinations {
+			require.Greater(t, d.Past, first, "server %s is past what is no longer there", d.Server)
+		}
+		end()
+
+		defer o.start()()
+		o.is("a", nil)
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, []int64{first}, o.events("a"))
+		require.Empty(t, o.catchingUp("a"))
+		o.check()
+	})
+}
