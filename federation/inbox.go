@@ -27,7 +27,8 @@ const (
 	handledWithin = 55 * time.Second // a transaction; what is undecided then counts as refused, and is found later as missing
 	toldWithin    = 10 * time.Second // what is in its EDUs; the rest is passed over
 	maxRooms      = 8                // rooms of a transaction that are worked at together
-	maxHeld       = 32 << 20         // bytes of the transactions of one server that wait or are being handled, if more than one
+	maxHeld       = 32 << 20         // bytes of the transactions of one server that wait or are being handled, if more than one,
+	maxFlights    = 100              // and how many these are; one that keeps to the specification has one
 
 	answersKept  = 24 * time.Hour
 	forgetEvery  = 64 // transactions
@@ -111,7 +112,7 @@ func (in *inbox) join(t *delivery) (*flight, error) {
 	if s == nil {
 		s = &lane{turn: make(chan struct{}, 1)}
 	}
-	if s.flights > 0 && s.held+t.size > maxHeld {
+	if s.flights == maxFlights || s.flights > 0 && s.held+t.size > maxHeld {
 		return nil, mxerr.LimitExceeded.With("earlier transactions are being handled").Set("retry_after_ms", 1000)
 	}
 	s.flights++

@@ -242,6 +242,26 @@ func TestWaitingTransactionsAreBounded(t *testing.T) {
 	})
 }
 
+// However small they are and whether or not anybody waits for their answers, they are not many.
+func TestWaitingTransactionsAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{receive: func(context.Context, string) error { time.Sleep(10 * time.Second); return nil }}
+		_, server := inbox(t, r, nil)
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var all sync.WaitGroup
+		for i := range 100 {
+			all.Go(func() { send(short, server, "a.test", fmt.Sprint(i), pdus("!a/$e")) })
+		}
+		all.Wait()
+		require.Equal(t, 429, send(t.Context(), server, "a.test", "late", "{}").Code)
+		require.Equal(t, 200, send(t.Context(), server, "a.test", "0", pdus("!a/$e")).Code, "one of those that are there")
+		require.Equal(t, 200, send(t.Context(), server, "b.test", "1", "{}").Code, "another server")
+		time.Sleep(1000 * time.Second)
+		require.Equal(t, 200, send(t.Context(), server, "a.test", "late", "{}").Code)
+	})
+}
+
 // Each EDU is told to whom it concerns, after the events; one that fails costs the others nothing.
 func TestEDUsAreTold(t *testing.T) {
 	r := &receiver{}
