@@ -83,6 +83,21 @@ type RoomWrite struct {
 // Add queues a row of the act. The arguments belong to the act from then on.
 func (a *Act) Add(into *Insert, args ...any) { a.rows = append(a.rows, row{into, args}) }
 
+// Also lets the act do something more inside its transaction, behind what it does already.
+func (a *Act) Also(do func(tx *Tx, first Pos) error) {
+	before := a.Do
+	if before == nil {
+		a.Do = do
+		return
+	}
+	a.Do = func(tx *Tx, first Pos) error {
+		if err := before(tx, first); err != nil {
+			return err
+		}
+		return do(tx, first)
+	}
+}
+
 // Move queues the act's change of a room's head.
 func (a *Act) Move(w RoomWrite) { a.rooms = append(a.rooms, w) }
 

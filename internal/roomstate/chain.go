@@ -85,13 +85,7 @@ func (c *chains) read(ctx context.Context, r *Room) error {
 
 // addLocked adds a node. Rows are committed in the order of their positions, so nothing before it comes later.
 func (c *chains) addLocked(n *storage.AuthNode) {
-	auth := make([]storage.Pos, 0, len(n.Auth))
-	for _, pos := range n.Auth {
-		if pos != 0 {
-			auth = append(auth, pos)
-		}
-	}
-	c.graph.Add(n.Pos, auth)
+	addNode(&c.graph, n)
 	c.upTo = max(c.upTo, n.Pos)
 }
 

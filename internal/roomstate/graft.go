@@ -311,7 +311,7 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 	w.placeGaps(act, p)
 	if g.begins() {
 		w.began.Store(p.Depth + 1)
-		also(act, func(tx *storage.Tx) error { return tx.UnplaceOutside(w.Num) })
+		act.Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.UnplaceOutside(w.Num) })
 	}
 	if g.Awaits != "" {
 		act.Add(storage.InsertPendingRedaction, string(g.Awaits), p.Pos)
@@ -329,7 +329,7 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 func (w *Writer) placeGaps(act *storage.Act, p *proposal) {
 	if w.head.gaps[p.ID] && p.graft.Before != nil {
 		delete(w.head.gaps, p.ID)
-		also(act, func(tx *storage.Tx) error { return tx.CloseGap(w.Num, p.ID) })
+		act.Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.CloseGap(w.Num, p.ID) })
 	}
 	for _, missing := range p.graft.Missing {
 		act.Add(storage.InsertGap, w.Num, string(missing), p.Ord)
@@ -382,27 +382,14 @@ func (w *Writer) placeHead(act *storage.Act, p *proposal, at storage.Pos) {
 			act.Add(storage.UpsertMember, w.Num, string(m.User), m.Membership, m.Pos, at, false)
 			continue
 		}
-		also(act, func(tx *storage.Tx) error { return tx.DeleteMember(w.Num, m.User) })
+		act.Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteMember(w.Num, m.User) })
 	}
 }
 
 // arrive gives the row of an event that was known already its place.
 func (w *Writer) arrive(act *storage.Act, p *proposal) {
 	row := w.rowOf(p.Event)
-	also(act, func(tx *storage.Tx) error { return tx.PlaceEvent(&row) })
-}
-
-// also lets an act do something more inside its transaction.
-func also(a *storage.Act, do func(tx *storage.Tx) error) {
-	before := a.Do
-	a.Do = func(tx *storage.Tx, first storage.Pos) error {
-		if before != nil {
-			if err := before(tx, first); err != nil {
-				return err
-			}
-		}
-		return do(tx)
-	}
+	act.Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.PlaceEvent(&row) })
 }
 
 // Show lets clients be told of a stored event that was kept from them: a redaction whose target has come.

@@ -35,10 +35,13 @@ func (w *Writer) graph() (*authGraph, error) {
 	if err != nil {
 		return nil, fmt.Errorf("auth graph of %s: %w", w.ID, err)
 	}
-	w.base.Add(int64(g.Cost() + nodeCost*len(g.numbers)))
+	w.base.Add(int64(g.cost()))
 	w.head.graph = g
 	return g, nil
 }
+
+// cost is about what the graph holds in memory.
+func (g *authGraph) cost() int { return g.Cost() + nodeCost*len(g.numbers) }
 
 func (r *Room) readGraph(ctx context.Context) (*authGraph, error) {
 	g := &authGraph{numbers: map[storage.Pos]int64{}}
@@ -87,6 +90,11 @@ func (g *authGraph) addOld(r *Room, old []storage.Event) error {
 
 func (g *authGraph) add(n *storage.AuthNode) {
 	g.numbers[n.Pos] = n.Number
+	addNode(&g.Graph, n)
+}
+
+// addNode adds a node with those of its auth events that are here.
+func addNode(g *stateres.Graph, n *storage.AuthNode) {
 	g.Add(n.Pos, slices.DeleteFunc(slices.Clone(n.Auth), func(pos storage.Pos) bool { return pos == 0 }))
 }
 
@@ -101,18 +109,9 @@ func (w *Writer) addToGraph(act *storage.Act, p *proposal) {
 		node.Auth = append(node.Auth, pos)
 	}
 	act.Add(storage.InsertAuth, node.Row(w.Num)...)
-	if w.head.graph != nil {
-		w.head.graph.add(&node)
+	if g := w.head.graph; g != nil {
+		before := g.cost()
+		g.add(&node)
+		w.base.Add(int64(g.cost() - before))
 	}
-}
-
-// AuthChain calls fn for every position in the full auth chain of some state events of the room, themselves not
-// included unless another's chain has them, newest first.
-func (w *Writer) AuthChain(of []storage.Pos, fn func(storage.Pos)) error {
-	g, err := w.graph()
-	if err != nil {
-		return err
-	}
-	g.Chain(of, func(pos storage.Pos) bool { fn(pos); return true })
-	return nil
 }

@@ -487,7 +487,7 @@ func (w *Writer) placeRedactions(act *storage.Act) {
 		if target == nil {
 			continue
 		}
-		also(act, func(tx *storage.Tx) error {
+		act.Also(func(tx *storage.Tx, _ storage.Pos) error {
 			redacted, err := target.Redacted()
 			if err != nil {
 				return err
