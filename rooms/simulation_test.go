@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,12 +109,10 @@ type wire struct {
 
 var errLost = errors.New("lost")
 
-func (w wire) to(server id.ServerName) (*simulated, error) { return w.reach(server, w.self.sim.rand) }
-
-func (w wire) reach(server id.ServerName, draw *rand.Rand) (*simulated, error) {
+func (w wire) to(server id.ServerName) (*simulated, error) {
 	s := w.self.sim
 	for _, sv := range s.servers {
-		if sv.name == server && draw.Float64() >= s.loss {
+		if sv.name == server && s.rand.Float64() >= s.loss {
 			return sv, nil
 		}
 	}
@@ -312,7 +309,6 @@ func (sv *simulated) tell(eventID id.EventID) {
 func (s *simulation) land(i int) {
 	p := s.flying[i]
 	s.flying = slices.Delete(s.flying, i, i+1)
-	s.landed++
 	if s.rand.Float64() < s.loss || p.to.here() == nil {
 		return
 	}
