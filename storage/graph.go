@@ -151,13 +151,6 @@ var InsertPendingRedaction = &Insert{
 	Table: "mx_pending_redactions", Columns: "target, pos", Conflict: "ON CONFLICT (target, pos) DO NOTHING",
 }
 
-const selectPendingRedactions = `SELECT pos FROM mx_pending_redactions WHERE target = $1 ORDER BY pos`
-
-// PendingRedactions returns the redactions that came before their target.
-func (tx *Tx) PendingRedactions(target id.EventID) ([]Pos, error) {
-	return collect(tx, value[Pos], selectPendingRedactions, target)
-}
-
 const deletePendingRedactions = `DELETE FROM mx_pending_redactions WHERE target = $1`
 
 // DeletePendingRedactions forgets the redactions that came before their target: it is here.
