@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/embedmatrix/homeserver/federation/wire"
+	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/storage"
 )
@@ -266,13 +267,9 @@ func (s *Sender) body(ctx context.Context, t *sending) ([]byte, error) {
 		return nil, err
 	}
 	texts = slices.DeleteFunc(texts, func(text []byte) bool { return text == nil })
-	b := append([]byte(`{"edus":`), '[')
-	b = appendList(b, edus)
-	b = append(b, `],"origin":`...)
-	b = strconv.AppendQuote(b, string(s.cfg.ServerName))
-	b = append(b, `,"origin_server_ts":`...)
-	b = strconv.AppendInt(b, t.TS, 10)
-	b = append(b, `,"pdus":[`...)
+	b := append(appendList([]byte(`{"edus":[`), edus), `],"origin":`...)
+	b = append(canonjson.AppendString(b, string(s.cfg.ServerName)), `,"origin_server_ts":`...)
+	b = append(strconv.AppendInt(b, t.TS, 10), `,"pdus":[`...)
 	return append(appendList(b, texts), "]}"...), nil
 }
 

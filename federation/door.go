@@ -19,8 +19,8 @@ import (
 // is a key to check that with.
 //
 // Errors are mxerr.Unauthorized for everything that is wrong with the header, the key or the signature, but
-// mxerr.InvalidParam for an origin that is no server name, mxerr.Forbidden for servers that are not Allowed, mxerr.NotJSON and mxerr.BadJSON for bodies that cannot have been
-// signed, and what body and storage return.
+// mxerr.InvalidParam for an origin that is no server name, mxerr.Forbidden for servers that are not Allowed,
+// mxerr.NotJSON and mxerr.BadJSON for bodies that cannot have been signed, and what body and storage return.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#request-authentication
 func (s *Service) Peer(ctx context.Context, r *http.Request, body func() ([]byte, error)) (id.ServerName, error) {

@@ -70,17 +70,18 @@ type stateIDs struct{ state, chain []id.EventID }
 
 // AppendJSON writes the lists, of which one may have tens of thousands.
 func (s *stateIDs) AppendJSON(dst []byte) []byte {
-	dst = appendIDs(append(dst, `{"auth_chain_ids":`...), s.chain)
-	return append(appendIDs(append(dst, `,"pdu_ids":`...), s.state), '}')
+	dst = appendTexts(append(dst, `{"auth_chain_ids":`...), s.chain)
+	return append(appendTexts(append(dst, `,"pdu_ids":`...), s.state), '}')
 }
 
-func appendIDs(dst []byte, ids []id.EventID) []byte {
+// appendTexts appends a list of strings.
+func appendTexts[T ~string](dst []byte, texts []T) []byte {
 	dst = append(dst, '[')
-	for i, eventID := range ids {
+	for i, text := range texts {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = canonjson.AppendString(dst, string(eventID))
+		dst = canonjson.AppendString(dst, string(text))
 	}
 	return append(dst, ']')
 }
@@ -125,7 +126,7 @@ func stream(w http.ResponseWriter, write func(b *bufio.Writer) error) error {
 	w.Header().Set("Content-Type", "application/json")
 	b := bufio.NewWriterSize(w, streamBuffer)
 	if err := write(b); err != nil {
-		return fmt.Errorf("write a state: %w", err)
+		return fmt.Errorf("write an answer: %w", err)
 	}
 	return b.Flush()
 }

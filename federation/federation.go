@@ -1,4 +1,5 @@
-// Package federation is the wire between servers: what other homeservers ask of this one.
+// Package federation is the wire between servers: what other homeservers ask of this one (Service), what they are asked
+// (Client) and what is sent to them (Sender).
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/
 package federation

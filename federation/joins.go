@@ -105,7 +105,7 @@ func (j *joined) AppendJSON(dst []byte) []byte {
 	dst = appendEvents(append(dst, `{"auth_chain":`...), auth)
 	dst = append(append(dst, `,"event":`...), j.Event.JSON...)
 	dst = append(append(dst, `,"members_omitted":false,"origin":`...), quote(string(j.origin))...)
-	dst = appendNames(append(dst, `,"servers_in_room":`...), j.servers)
+	dst = appendTexts(append(dst, `,"servers_in_room":`...), j.servers)
 	dst = append(appendEvents(append(dst, `,"state":`...), j.State), '}')
 	if j.inList {
 		dst = append(dst, ']')
@@ -149,17 +149,6 @@ func appendEvents(dst []byte, events []*event.Event) []byte {
 			dst = append(dst, ',')
 		}
 		dst = append(dst, ev.JSON...)
-	}
-	return append(dst, ']')
-}
-
-func appendNames(dst []byte, servers []id.ServerName) []byte {
-	dst = append(dst, '[')
-	for i, server := range servers {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = append(dst, quote(string(server))...)
 	}
 	return append(dst, ']')
 }

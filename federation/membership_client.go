@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/embedmatrix/homeserver/federation/wire"
@@ -205,15 +206,7 @@ func isOld(err error) bool {
 
 func hasStatus(err error, statuses ...int) bool {
 	var said *wire.Error
-	if !errors.As(err, &said) {
-		return false
-	}
-	for _, s := range statuses {
-		if said.Status == s {
-			return true
-		}
-	}
-	return false
+	return errors.As(err, &said) && slices.Contains(statuses, said.Status)
 }
 
 func isObject(raw json.RawMessage) bool {
