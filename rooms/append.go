@@ -81,7 +81,7 @@ func (s *Service) append(w *roomstate.Writer, d Draft) (*event.Event, error) {
 		return nil, &unrecommended{ev, d, *p}
 	}
 	if meta.Redacts != nil {
-		also(w.Act(), func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(ev.Redacts) })
+		w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(ev.Redacts) })
 	}
 	if err := s.beside(w, ev); err != nil {
 		return nil, err
@@ -107,19 +107,6 @@ func (s *Service) meta(d *Draft) roomstate.Meta {
 		m.Device, m.Txn, m.Hash = d.Device, d.Txn, d.hash()
 	}
 	return m
-}
-
-// also lets an act do something more inside its transaction.
-func also(a *storage.Act, do func(tx *storage.Tx, first storage.Pos) error) {
-	before := a.Do
-	a.Do = func(tx *storage.Tx, first storage.Pos) error {
-		if before != nil {
-			if err := before(tx, first); err != nil {
-				return err
-			}
-		}
-		return do(tx, first)
-	}
 }
 
 // build makes the event of a draft on the room's head.

@@ -273,7 +273,7 @@ func (s *Service) lay(ctx context.Context, b *blueprint) (*roomstate.Pending, id
 		}
 	}
 	if b.alias != "" || b.Visibility == "public" {
-		also(w.Act(), func(tx *storage.Tx, _ storage.Pos) error { return b.list(tx, w.Num) })
+		w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return b.list(tx, w.Num) })
 	}
 	return w.Queue(), w.ID, nil
 }

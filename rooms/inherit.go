@@ -32,7 +32,7 @@ func (s *Service) inherit(w *roomstate.Writer, user id.UserID) error {
 	}
 	var changed []id.RoomID // whose account data is; "" for global
 	act := w.Act()
-	also(act, func(tx *storage.Tx, first storage.Pos) (err error) {
+	act.Also(func(tx *storage.Tx, first storage.Pos) (err error) {
 		changed, err = inheritData(tx, user, old.ID, w.ID, lastOf(act, first))
 		return err
 	})

@@ -70,7 +70,7 @@ func (a *admission) redact(ev *event.Event, g *roomstate.Graft) {
 	if target.RedactedBy == 0 {
 		g.Redacts = target
 	}
-	also(a.w.Act(), func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(target.ID) })
+	a.w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(target.ID) })
 }
 
 // applies reports whether a redaction takes effect on its target. The m.room.create event of a room stays what it is.
@@ -106,7 +106,7 @@ func (a *admission) graftEarly(ev **event.Event, g *roomstate.Graft) (shown []*r
 			return nil, err
 		}
 	}
-	also(a.w.Act(), func(tx *storage.Tx, _ storage.Pos) error { return tx.DeletePendingRedactions(target.ID) })
+	a.w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.DeletePendingRedactions(target.ID) })
 	return shown, a.w.Err()
 }
 

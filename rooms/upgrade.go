@@ -106,7 +106,7 @@ func (s *Service) replace(ctx context.Context, room id.RoomID, b *blueprint) (*r
 	if err := s.retire(old, b, staying); err != nil {
 		return nil, "", err
 	}
-	also(old.Act(), func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, old.Num, w.Num) })
+	old.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, old.Num, w.Num) })
 	return old.Queue(), w.ID, nil
 }
 
