@@ -169,15 +169,14 @@ func TestDurableEDUs(t *testing.T) {
 		o.cfg.Durable = l
 		var want []string
 		write := func() {
-			act := &storage.Act{Positions: 1, Place: func(_ *storage.Act, pos storage.Pos) {
+			act := o.act(1, []id.ServerName{"a"}, func(_ *storage.Act, pos storage.Pos) {
 				text, err := federation.EncodeEDU("m.direct_to_device", json.RawMessage(fmt.Sprintf(`{"n":%d}`, pos)))
 				require.NoError(t, err)
 				l.mu.Lock()
 				defer l.mu.Unlock()
 				l.list["a"] = append(l.list["a"], federation.DurableEDU{At: pos, Text: text})
 				want = append(want, fmt.Sprintf(`m.direct_to_device{"n":%d}`, pos))
-			}, Announced: func(storage.Pos) { o.wake([]id.ServerName{"a"}) }}
-			o.db.Queue(act)
+			})
 			require.NoError(t, act.Wait(context.Background()))
 		}
 		for range 250 {

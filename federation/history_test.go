@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
 
 	"github.com/embedmatrix/homeserver/homeservertest"
 )
@@ -20,29 +21,31 @@ func join(t *testing.T, u *homeservertest.User, room, via string) {
 	u.Do("POST", v3+"/join/"+url.PathEscape(room)+"?via="+via, map[string]any{}).WantOK()
 }
 
-// pages reads a room's history backwards to its end, and returns the ids of its events, newest first, and how many
-// pages it took.
-func pages(t *testing.T, u *homeservertest.User, room string, limit int) (ids []string, n int) {
+// history pages through what a user can see of a room, backwards to its beginning: the newest event is the first.
+func history(t *testing.T, u *homeservertest.User, room string, limit int) (events []gjson.Result) {
 	t.Helper()
-	from := ""
-	for n = 1; n < 200; n++ {
-		query := url.Values{"dir": {"b"}, "limit": {fmt.Sprint(limit)}}
-		if from != "" {
-			query.Set("from", from)
-		}
+	query := url.Values{"dir": {"b"}, "limit": {fmt.Sprint(limit)}}
+	for range 500 {
 		page := u.Messages(room, query).WantOK()
-		for _, e := range page.Get("chunk").Array() {
-			ids = append(ids, e.Get("event_id").String())
-		}
+		events = append(events, page.Get("chunk").Array()...)
 		end := page.Get("end").String()
 		if end == "" {
-			return ids, n
+			return events
 		}
-		require.NotEqual(t, from, end, "no way forward after %d events", len(ids))
-		from = end
+		require.NotEqual(t, query.Get("from"), end, "no way forward behind %v", events)
+		query.Set("from", end)
 	}
-	t.Fatalf("no end after %d events", len(ids))
-	return nil, 0
+	t.Fatalf("no end after %d events", len(events))
+	return nil
+}
+
+// pages returns the ids of a room's history, newest first.
+func pages(t *testing.T, u *homeservertest.User, room string, limit int) (ids []string) {
+	t.Helper()
+	for _, e := range history(t, u, room, limit) {
+		ids = append(ids, e.Get("event_id").String())
+	}
+	return ids
 }
 
 // versions are those whose events differ in form.
@@ -59,11 +62,11 @@ func TestWhoJoinsLatePagesToTheStart(t *testing.T) {
 				alice.Send(room, fmt.Sprint("message ", i))
 			}
 			join(t, bob, room, "one.test")
-			want, _ := pages(t, alice, room, 50)
-			got, _ := pages(t, bob, room, 37)
+			want := pages(t, alice, room, 50)
+			got := pages(t, bob, room, 37)
 			require.Equal(t, want, got)
 			require.Len(t, slices.Compact(slices.Sorted(slices.Values(got))), len(want))
-			again, _ := pages(t, bob, room, 100)
+			again := pages(t, bob, room, 100)
 			require.Equal(t, want, again)
 			require.True(t, strings.HasPrefix(got[0], "$"))
 		})

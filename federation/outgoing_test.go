@@ -54,13 +54,12 @@ func TestSenderEventsGone(t *testing.T) {
 // backlog queues events for a server that are not here any more, each of a room of its own.
 func (o *outside) backlog(n int, server id.ServerName) {
 	o.t.Helper()
-	act := &storage.Act{Positions: n, Place: func(a *storage.Act, pos storage.Pos) {
+	act := o.act(n, []id.ServerName{server}, func(a *storage.Act, pos storage.Pos) {
 		set := o.set(a, pos, []id.ServerName{server})
 		for i := range storage.Pos(n) {
 			a.Add(storage.InsertOutgoing, pos+i, pos+i, pos+i, set)
 		}
-	}, Announced: func(storage.Pos) { o.wake([]id.ServerName{server}) }}
-	o.db.Queue(act)
+	})
 	require.NoError(o.t, act.Wait(context.Background()))
 }
 
@@ -113,14 +112,7 @@ func TestSenderBadEDU(t *testing.T) {
 		synctest.Wait()
 		bad, good := o.send(1, "a"), o.send(1, "a")
 		o.sender.SendEDU([]id.ServerName{"a"}, "m.receipt", "", json.RawMessage(`{"n":1}`))
-		o.is("a", func(_ context.Context, txn received) error {
-			for _, n := range txn.events {
-				if n == bad {
-					return status(400, "M_BAD_JSON")
-				}
-			}
-			return nil
-		})
+		o.is("a", refusing(bad, status(400, "M_BAD_JSON")))
 		close(hold)
 		time.Sleep(time.Minute)
 		require.Equal(t, []int64{first, good}, o.events("a"))

@@ -101,8 +101,7 @@ func (o *outside) send(room int64, servers ...id.ServerName) storage.Pos {
 // queue queues an event for servers.
 func (o *outside) queue(room int64, fields string, servers []id.ServerName) (*storage.Pos, *storage.Act) {
 	at := new(storage.Pos)
-	act := &storage.Act{Positions: 1, Announced: func(storage.Pos) { o.wake(servers) }}
-	act.Place = func(a *storage.Act, pos storage.Pos) {
+	return at, o.act(1, servers, func(a *storage.Act, pos storage.Pos) {
 		*at = pos
 		e := storage.Event{
 			Pos: pos, Room: room, ID: id.EventID(fmt.Sprintf("$%d", pos)), Ord: pos << storage.OrdShift,
@@ -110,9 +109,14 @@ func (o *outside) queue(room int64, fields string, servers []id.ServerName) (*st
 		}
 		a.Add(storage.InsertEvent, e.Row()...)
 		a.Add(storage.InsertOutgoing, pos, room, pos, o.set(a, pos, servers))
-	}
+	})
+}
+
+// act queues an act of n positions, after which servers are woken.
+func (o *outside) act(n int, servers []id.ServerName, place func(*storage.Act, storage.Pos)) *storage.Act {
+	act := &storage.Act{Positions: n, Place: place, Announced: func(storage.Pos) { o.wake(servers) }}
 	o.db.Queue(act)
-	return at, act
+	return act
 }
 
 // set is the number of a set of servers.
@@ -228,6 +232,16 @@ func (o *outside) is(server id.ServerName, behave func(context.Context, received
 }
 
 func dead(context.Context, received) error { return errGone }
+
+// refusing is a server that takes everything but one event.
+func refusing(event int64, err error) func(context.Context, received) error {
+	return func(_ context.Context, txn received) error {
+		if slices.Contains(txn.events, event) {
+			return err
+		}
+		return nil
+	}
+}
 
 // hole never answers.
 func hole(ctx context.Context, _ received) error {
