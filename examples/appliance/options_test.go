@@ -2,10 +2,8 @@ package main
 
 import (
 	"crypto/x509"
-	"encoding/pem"
 	"flag"
 	"io"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -71,12 +69,8 @@ func TestConformance(t *testing.T) {
 
 // Without an address at which other servers reach this one, it does not talk to them.
 func TestFederation(t *testing.T) {
-	root := filepath.Join(t.TempDir(), "root.pem")
-	certificate := httptest.NewUnstartedServer(nil)
-	certificate.StartTLS()
-	defer certificate.Close()
-	block := &pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate().Raw}
-	require.NoError(t, os.WriteFile(root, pem.EncodeToMemory(block), 0o600))
+	ca, folder := newAuthority(t), t.TempDir()
+	ca.issue(t, folder, "localhost")
 	federation := func(args ...string) homeserver.Federation {
 		o, err := parse(append(args, "--data-dir", t.TempDir()), io.Discard)
 		require.NoError(t, err)
@@ -87,7 +81,7 @@ func TestFederation(t *testing.T) {
 	}
 	require.Equal(t, homeserver.Federation{}, federation())
 	require.Equal(t, homeserver.Federation{Enabled: true}, federation("--federation-addr", "127.0.0.1:0"))
-	both := federation("--federation-addr", "127.0.0.1:0", "--ca-cert", root, "--allow-private-networks")
+	both := federation("--federation-addr", "127.0.0.1:0", "--ca-cert", filepath.Join(folder, "ca.pem"), "--allow-private-networks")
 	require.True(t, both.AllowPrivate)
-	require.Equal(t, []*x509.Certificate{certificate.Certificate()}, both.ExtraRoots)
+	require.Equal(t, []*x509.Certificate{ca.root}, both.ExtraRoots)
 }
