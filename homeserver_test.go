@@ -124,7 +124,6 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// A key of the host signs, and the same one after a restart; without one the server keeps its own.
 // A server for itself publishes its keys and has no other endpoints for servers.
 func TestWithoutFederation(t *testing.T) {
 	srv, err := homeserver.New(homeserver.Config{ServerName: "a.test", Storage: sqlite.Memory()})
@@ -148,6 +147,7 @@ func TestWithoutFederation(t *testing.T) {
 	require.Empty(t, unsent)
 }
 
+// A key of the host signs, and the same one after a restart; without one the server keeps its own.
 func TestSigningKey(t *testing.T) {
 	path := t.TempDir() + "/db"
 	keys := func(key ed25519.PrivateKey) string {
