@@ -262,7 +262,7 @@ func (a *admission) receiveCreate(ev *event.Event, stored *roomstate.Event) erro
 	if a.past == nil || stored == nil {
 		return nil
 	}
-	_, err := a.put(ev, roomstate.Graft{Flags: storage.InTimeline, Before: a.w.At(0), Stored: stored, Ord: a.placeOf(ev)})
+	_, err := a.put(ev, roomstate.Graft{Flags: storage.InTimeline, Before: a.w.At(0), Stored: stored, Ord: a.placeOf()})
 	return err
 }
 
@@ -340,7 +340,7 @@ func (a *admission) graft(ev *event.Event, stored *roomstate.Event, b *basis) er
 	}
 	g := roomstate.Graft{
 		Meta: a.meta(a.draft), Flags: flags, Auth: b.auth, Prev: b.prev, Missing: b.missing,
-		Before: b.before, Stored: stored, Ord: a.placeOf(ev),
+		Before: b.before, Stored: stored, Ord: a.placeOf(),
 	}
 	if a.relay && flags == storage.InTimeline {
 		g.Relay, g.NotTo = true, a.origin

@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -46,8 +45,7 @@ func (s *Service) ProfileFor(ctx context.Context, user id.UserID, field string) 
 	if field != "" {
 		fields = slices.DeleteFunc(fields, func(f storage.ProfileField) bool { return f.Name != field })
 	}
-	slices.SortFunc(fields, func(a, b storage.ProfileField) int { return strings.Compare(a.Name, b.Name) })
-	return appendFields(nil, fields), nil
+	return appendFields(nil, sorted(fields)), nil
 }
 
 // What a page of the directory may cost.
@@ -186,12 +184,12 @@ func (s *Service) list(ctx context.Context, w *directoryWalk, rooms []storage.Pu
 	for i, room := range rooms {
 		w.at = room.Room
 		w.looked++
-		r, err := s.Cache.Room(ctx, room.RoomID)
-		if errors.Is(err, storage.ErrNotFound) || err == nil && !r.HasServer(s.ServerName) {
-			continue
-		}
+		r, err := s.roomHere(ctx, room.RoomID)
 		if err != nil {
 			return nil, err
+		}
+		if r == nil {
+			continue
 		}
 		o, err := s.outline(ctx, r)
 		if err != nil {

@@ -82,11 +82,8 @@ func (s *Service) addChild(ctx context.Context, origin id.ServerName, room id.Ro
 // outlineFor returns the outline of a room for another server, nil if that cannot get into it; known says that this
 // server is in the room.
 func (s *Service) outlineFor(ctx context.Context, origin id.ServerName, room id.RoomID) (o *outline, known bool, err error) {
-	r, err := s.Cache.Room(ctx, room)
-	if errors.Is(err, storage.ErrNotFound) || err == nil && !r.HasServer(s.ServerName) {
-		return nil, false, nil
-	}
-	if err != nil {
+	r, err := s.roomHere(ctx, room)
+	if err != nil || r == nil {
 		return nil, false, err
 	}
 	if o, err = s.outline(ctx, r); err != nil {

@@ -526,7 +526,7 @@ func (a *admission) findPlace(ctx context.Context, events int) error {
 
 // placeOf returns the next place in the past, from the oldest on; 0 for an event that arrives now, or if there is no
 // place left.
-func (a *admission) placeOf(*event.Event) int64 {
+func (a *admission) placeOf() int64 {
 	if a.past == nil {
 		return 0
 	}

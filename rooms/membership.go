@@ -449,24 +449,8 @@ func restricted(rules *event.Event) bool {
 
 // meetsCondition reports whether a user is in one of the rooms that a restricted room allows.
 func (s *Service) meetsCondition(ctx context.Context, rules *event.Event, user id.UserID) (bool, error) {
-	for _, allow := range gjson.GetBytes(rules.Content(), "allow").Array() {
-		room, err := id.ParseRoomID(allow.Get("room_id").String())
-		if err != nil || allow.Get("type").String() != "m.room_membership" {
-			continue
-		}
-		r, err := s.Cache.Room(ctx, room)
-		if errors.Is(err, storage.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return false, err
-		}
-		// What this server knows of a room in which it is no more, may be over.
-		if m, ok := r.Member(user); ok && m.Membership == "join" && r.HasServer(s.ServerName) {
-			return true, nil
-		}
-	}
-	return false, nil
+	meets, _, err := s.conditions(ctx, rules, user)
+	return meets, err
 }
 
 // admit refuses guests where they may not join, and lets a local member who may invite vouch for who meets

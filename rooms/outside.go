@@ -54,8 +54,8 @@ func (s *Service) Invited(ctx context.Context, in Invitation) (*event.Event, err
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Remote.VerifyEvents(ctx, []*event.Event{ev})[0]; err != nil {
-		return nil, mxerr.Forbidden.With("the event's signature is not valid")
+	if err := s.verify(ctx, ev); err != nil {
+		return nil, err
 	}
 	if ev, err = ev.Sign(s.ServerName, s.Key); err != nil {
 		return nil, err
@@ -162,16 +162,16 @@ func strip(raw json.RawMessage) (k roomstate.Key, stripped []byte, ok bool) {
 
 // keepInvite stores an invite: as an event of the room where this server is in it, else beside what is known of it.
 func (s *Service) keepInvite(ctx context.Context, in Invitation, ev *event.Event, stripped []byte) error {
-	r, err := s.Cache.Room(ctx, in.Room)
-	if err == nil && r.HasServer(s.ServerName) {
+	here, err := s.resident(ctx, in.Room)
+	if err != nil {
+		return err
+	}
+	if here {
 		err := s.Receive(ctx, in.Origin, in.Room, []json.RawMessage{ev.JSON})[0]
 		if err != nil && !errors.Is(err, ErrRejected) { // a rejected one changes nothing, whoever has signed it
 			return mxerr.Forbidden.With("the invite is not allowed: %v", err)
 		}
 		return nil
-	}
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return err
 	}
 	if _, exists, err := s.account(ctx, id.UserID(*ev.StateKey)); err != nil || !exists {
 		return err // there is nobody to tell
@@ -216,11 +216,17 @@ func (s *Service) lockOrCreate(ctx context.Context, room id.RoomID, rules *roomv
 
 // resident reports whether this server is in a room.
 func (s *Service) resident(ctx context.Context, room id.RoomID) (bool, error) {
+	r, err := s.roomHere(ctx, room)
+	return r != nil, err
+}
+
+// roomHere returns a room in which this server is, nil for any other.
+func (s *Service) roomHere(ctx context.Context, room id.RoomID) (*roomstate.Room, error) {
 	r, err := s.Cache.Room(ctx, room)
-	if errors.Is(err, storage.ErrNotFound) {
-		return false, nil
+	if errors.Is(err, storage.ErrNotFound) || err == nil && !r.HasServer(s.ServerName) {
+		return nil, nil
 	}
-	return err == nil && r.HasServer(s.ServerName), err
+	return r, err
 }
 
 // candidates are the servers to ask for a membership of a room, likely ones first: those that the client names and that

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 
 	"github.com/embedmatrix/homeserver/internal/event"
-	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
@@ -113,18 +112,13 @@ func (d *delivery) mayDeliver(ctx context.Context) (err error) {
 	if d.Remote == nil || !d.room.HasServer(d.ServerName) {
 		return mxerr.Forbidden.With("nobody of this server is in the room")
 	}
-	state := d.room.View().State
-	if d.create, err = d.room.StateEvent(ctx, state, "m.room.create", ""); err != nil {
+	if d.create, err = d.room.StateEvent(ctx, d.room.View().State, "m.room.create", ""); err != nil {
 		return err
 	}
 	if d.create == nil {
 		return fmt.Errorf("room %s has no m.room.create", d.room.ID)
 	}
-	acl, err := d.room.StateEvent(ctx, state, "m.room.server_acl", "")
-	if err == nil && !eventauth.ServerAllowed(eventOf(acl), d.origin) {
-		err = mxerr.Forbidden.With("the room's access control list keeps %s out", d.origin)
-	}
-	return err
+	return d.checkACL(ctx, d.room, d.origin)
 }
 
 func (d *delivery) receive(ctx context.Context, pdus []json.RawMessage) []error {
@@ -211,6 +205,14 @@ func (d *delivery) checkSignatures(ctx context.Context, events []*event.Event, e
 			events[i], errs[i] = nil, badSignature(verified, n)
 		}
 	}
+}
+
+// verify is check 2 for an event that is not part of a delivery.
+func (s *Service) verify(ctx context.Context, ev *event.Event) error {
+	if verified := s.Remote.VerifyEvents(ctx, []*event.Event{ev}); len(verified) == 0 || verified[0] != nil {
+		return badSignature(verified, 0)
+	}
+	return nil
 }
 
 // survived lets an event that makes a check panic be refused like any other: it must not take those beside it along.

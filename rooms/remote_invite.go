@@ -56,7 +56,7 @@ func (s *Service) draftInvite(ctx context.Context, c *Change) (*event.Event, []j
 	if done, err := alreadySo(w, c); done || err != nil {
 		return nil, nil, err
 	}
-	if !federates(w) {
+	if !federates(w.Event("m.room.create", "")) {
 		return nil, nil, mxerr.Forbidden.With("the room is for users of this server alone")
 	}
 	key := string(c.Target)
@@ -73,8 +73,7 @@ func (s *Service) draftInvite(ctx context.Context, c *Change) (*event.Event, []j
 // federates reports whether users of other servers can ever join the room: nothing else keeps an invite from them.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#mroomcreate
-func federates(w *roomstate.Writer) bool {
-	create := w.Event("m.room.create", "")
+func federates(create *event.Event) bool {
 	return create == nil || gjson.GetBytes(create.Content(), `m\.federate`).Type != gjson.False
 }
 
@@ -141,8 +140,8 @@ func (s *Service) SendMember(ctx context.Context, wish Wish, eventID id.EventID,
 	if ev, err = s.countersign(r, ev); err != nil {
 		return nil, err
 	}
-	if err := s.Remote.VerifyEvents(ctx, []*event.Event{ev})[0]; err != nil {
-		return nil, mxerr.Forbidden.With("the event is not signed as it has to be")
+	if err := s.verify(ctx, ev); err != nil {
+		return nil, err
 	}
 	if err := s.mayEnter(ctx, r, ev); err != nil {
 		return nil, err

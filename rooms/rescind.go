@@ -31,8 +31,8 @@ func (s *Service) rescinded(ctx context.Context, origin id.ServerName, r *roomst
 	if err := s.mayRescind(ctx, origin, r, ev); err != nil {
 		return err
 	}
-	if err := s.Remote.VerifyEvents(ctx, []*event.Event{ev})[0]; err != nil {
-		return mxerr.Forbidden.With("the event's signature is not valid")
+	if err := s.verify(ctx, ev); err != nil {
+		return err
 	}
 	if ev, err = checkHash(ev); err != nil {
 		return err

@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"slices"
 
 	"github.com/tidwall/gjson"
@@ -152,26 +151,34 @@ func (s *Service) vouch(w *roomstate.Writer, user id.UserID) (id.UserID, error) 
 }
 
 // conditions reports whether a user is in one of the rooms that a restricted room allows, and, if not, whether that
-// is sure: this server is in all of them.
+// is sure: this server is in all of them. What it knows of a room in which it is no more, may be over.
 func (s *Service) conditions(ctx context.Context, rules *event.Event, user id.UserID) (meets, sure bool, err error) {
-	meets, err = s.meetsCondition(ctx, rules, user)
-	if meets || err != nil {
-		return meets, true, err
-	}
-	for _, allow := range gjson.GetBytes(rules.Content(), "allow").Array() {
-		room, err := id.ParseRoomID(allow.Get("room_id").String())
-		if err != nil || allow.Get("type").String() != "m.room_membership" {
-			continue
-		}
-		r, err := s.Cache.Room(ctx, room)
-		if errors.Is(err, storage.ErrNotFound) || err == nil && !r.HasServer(s.ServerName) {
-			return false, false, nil
-		}
+	sure = true
+	for _, room := range allowedRooms(rules) {
+		r, err := s.roomHere(ctx, room)
 		if err != nil {
 			return false, false, err
 		}
+		if r == nil {
+			sure = false
+			continue
+		}
+		if m, ok := r.Member(user); ok && m.Membership == "join" {
+			return true, true, nil
+		}
 	}
-	return false, true, nil
+	return false, sure, nil
+}
+
+// allowedRooms are the rooms whose members may join by the rules of a restricted room.
+func allowedRooms(rules *event.Event) (rooms []id.RoomID) {
+	for _, allow := range gjson.GetBytes(rules.Content(), "allow").Array() {
+		room, err := id.ParseRoomID(allow.Get("room_id").String())
+		if err == nil && allow.Get("type").String() == "m.room_membership" {
+			rooms = append(rooms, room)
+		}
+	}
+	return rooms
 }
 
 // Entered is what a server is told when its user has got into a room.

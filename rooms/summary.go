@@ -50,8 +50,7 @@ func (s *Service) outline(ctx context.Context, r *roomstate.Room) (*outline, err
 		return e
 	}
 	create := get("m.room.create")
-	federate := field(create, "m\\.federate")
-	o.federated = federate.Type != gjson.False
+	o.federated = federates(eventOf(create))
 	o.RoomType = text(create, "type")
 	o.Name, o.Topic = text(get("m.room.name"), "name"), text(get("m.room.topic"), "topic")
 	o.AvatarURL, o.Encryption = text(get("m.room.avatar"), "url"), text(get("m.room.encryption"), "algorithm")
@@ -70,14 +69,8 @@ func (o *outline) admits(rules *roomstate.Event) {
 	if rule := text(rules, "join_rule"); rule != "" {
 		o.JoinRule = rule
 	}
-	if rules == nil || !restricted(rules.Event) {
-		return
-	}
-	for _, allow := range field(rules, "allow").Array() {
-		room, err := id.ParseRoomID(allow.Get("room_id").String())
-		if err == nil && allow.Get("type").String() == "m.room_membership" {
-			o.AllowedRoomIDs = append(o.AllowedRoomIDs, room)
-		}
+	if rules != nil && restricted(rules.Event) {
+		o.AllowedRoomIDs = allowedRooms(rules.Event)
 	}
 }
 
