@@ -57,6 +57,56 @@ func TestGapsMakeTimelinesLimited(t *testing.T) {
 	}
 }
 
+// keepMissing tells nobody what they lack when an event comes, though whoever reads back is told.
+func keepMissing(w http.ResponseWriter, r *http.Request) bool {
+	if !strings.Contains(r.URL.Path, "get_missing_events") {
+		return false
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusNotFound)
+	io.WriteString(w, `{"errcode":"M_NOT_FOUND","error":"there are none"}`) //nolint:errcheck // the server reads it
+	return true
+}
+
+// A gap is known while the room is in memory and after it was loaded again, filled or not, and whoever is still in the room.
+func TestGapsAreRemembered(t *testing.T) {
+	for _, tt := range []struct{ filled, restarted, left bool }{
+		{}, {filled: true}, {restarted: true}, {filled: true, restarted: true}, {left: true}, {filled: true, left: true},
+	} {
+		t.Run(fmt.Sprintf("%+v", tt), func(t *testing.T) {
+			network := homeservertest.NewNetwork(t)
+			hs, peer := network.New("hs.test"), network.Rogue("peer.test")
+			alice := hs.User("alice")
+			room := alice.CreateRoom(homeservertest.Public)
+			mal := peer.UserID("mal")
+			theirs := peer.Join(hs, room, mal)
+			since := alice.Sync("").NextBatch
+			alice.Send(room, "before")
+			network.Settle(t.Context())
+			theirs.Extend(peer.Text(mal, "missing"))
+			peer.Handle(keepMissing)
+			theirs.Send(hs, peer.Text(mal, "last"))
+			if tt.filled {
+				got := alice.Messages(room, url.Values{"dir": {"b"}, "limit": {"100"}}).WantOK()
+				require.Contains(t, strs(got.Get("chunk.#.content.body")), "missing")
+			}
+			if tt.restarted {
+				hs.Restart()
+			}
+			news := (*homeservertest.Sync).Joined
+			if tt.left {
+				alice.MustLeave(room)
+				news = (*homeservertest.Sync).Left
+			}
+			timeline := news(alice.Sync(since), room).Get("timeline")
+			require.True(t, timeline.Get("limited").Bool())
+			told := strs(timeline.Get("events.#.content.body"))
+			require.Contains(t, told, "last")
+			require.NotContains(t, told, "before")
+		})
+	}
+}
+
 // A gap before an event of which nobody is told, as a redaction before what it redacts is here, makes the next timeline
 // limited that has anything in it.
 func TestGapsBehindHiddenEvents(t *testing.T) {
@@ -71,15 +121,7 @@ func TestGapsBehindHiddenEvents(t *testing.T) {
 	since := alice.Sync("").NextBatch
 
 	first, second := theirs.Extend(peer.Text(mal, "first")), theirs.Extend(peer.Text(mal, "second"))
-	peer.Handle(func(w http.ResponseWriter, r *http.Request) bool {
-		if !strings.Contains(r.URL.Path, "get_missing_events") {
-			return false
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusNotFound)
-		io.WriteString(w, `{"errcode":"M_NOT_FOUND","error":"there are none"}`) //nolint:errcheck // the server reads it
-		return true
-	})
+	peer.Handle(keepMissing)
 	theirs.Send(hs, homeservertest.Draft{Type: "m.room.redaction", Sender: mal, Content: map[string]any{"redacts": first.ID}})
 	alice.CreateRoom(homeservertest.Private) // something happens after it elsewhere
 	r := alice.Sync(since)

@@ -121,12 +121,15 @@ func (c *collector) take(page []*roomstate.Event) (full bool, err error) {
 // breakOff leaves out what is before the newest gap in the room's history, whether that was filled since or not: what
 // belongs there is not told live, and only a limited timeline makes a client ask for it.
 func (c *collector) breakOff(after storage.Pos) error {
-	if c.place.Alone() || len(c.events) == 0 {
+	if len(c.events) == 0 {
 		return nil
 	}
 	from := after << storage.OrdShift
 	if c.limited {
 		from = c.events[len(c.events)-1].Ord - 1
+	}
+	if c.place.Unbroken(from) {
+		return nil
 	}
 	at, err := c.newestBreak(from)
 	if errors.Is(err, storage.ErrNotFound) {

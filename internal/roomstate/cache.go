@@ -173,7 +173,8 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	var keys []storage.StateKey
 	var members []storage.Member
 	var tail []storage.Event
-	var gaps []id.EventID
+	var missing []id.EventID
+	var gaps []storage.Gap // the newest
 	epoch := c.events.begin()
 	err := c.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		if row, err = tx.Room(roomID); err != nil {
@@ -185,7 +186,10 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 		if members, err = tx.Members(row.Num); err != nil {
 			return err
 		}
-		if gaps, err = tx.MissingEvents(row.Num); err != nil {
+		if missing, err = tx.MissingEvents(row.Num); err != nil {
+			return err
+		}
+		if gaps, err = tx.Gaps(row.Num, math.MaxInt64, 0, 1); err != nil {
 			return err
 		}
 		tail, err = tx.HistoryBackwards(row.Num, math.MaxInt64, math.MinInt64, tailLength)
@@ -198,8 +202,11 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, missing := range gaps {
-		r.head.gaps[missing] = true
+	for _, eventID := range missing {
+		r.head.gaps[eventID] = true
+	}
+	for _, g := range gaps {
+		r.breaks(g.Ord)
 	}
 	return r, r.fill(row, keys, members, tail, epoch)
 }
@@ -249,6 +256,11 @@ func (r *Room) fill(row storage.Room, keys []storage.StateKey, members []storage
 		return err
 	}
 	slices.Reverse(events)
+	for _, e := range events {
+		if e.filled() {
+			r.breaks(e.Ord)
+		}
+	}
 	r.base.Store(int64(keyCost*len(keys) + memberCost*len(members)))
 	r.tail.Store(costOf(events))
 	r.view.Store(&View{State: row.State, Pos: row.LastPos, Tail: events, Whole: len(events) < tailLength})

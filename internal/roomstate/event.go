@@ -28,6 +28,9 @@ type Event struct {
 // outlier; at most 0 for what was backfilled.
 func (e *Event) Arrived() storage.Pos { return e.Ord >> storage.OrdShift }
 
+// filled reports whether the event has come to fill a gap, or was backfilled.
+func (e *Event) filled() bool { return e.Ord&(1<<storage.OrdShift-1) != 0 }
+
 // Flagged reports whether the event was given one of these flags of storage.
 func (e *Event) Flagged(flags int64) bool { return e.Flags&flags != 0 }
 

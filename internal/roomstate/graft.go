@@ -333,6 +333,7 @@ func (w *Writer) placeGaps(act *storage.Act, p *proposal) {
 	}
 	for _, missing := range p.graft.Missing {
 		act.Add(storage.InsertGap, w.Num, string(missing), p.Ord)
+		w.breaks(p.Ord)
 		if !p.Flagged(storage.Rejected | storage.SoftFailed) {
 			w.head.gaps[missing] = true
 		}

@@ -36,6 +36,8 @@ type Room struct {
 
 	view   atomic.Pointer[View]
 	chains chains // the auth graph as readers have it
+	// broken is the newest place behind which everything here arrived live, as far as the tail goes back; it only grows.
+	broken atomic.Int64
 	// began is one more than the depth of the oldest event that arrived live, 0 while that was not looked up.
 	began atomic.Int64
 
@@ -170,6 +172,21 @@ func (r *Room) Began(ctx context.Context) (int64, error) {
 	r.began.CompareAndSwap(0, depth+1)
 	return depth, nil
 }
+
+// Unbroken reports whether memory knows that storage.Tx.Break finds nothing behind a place: that everything from there on
+// arrived as it happened. When it does not, storage is to be asked.
+func (r *Room) Unbroken(after int64) bool {
+	v, broken := r.View(), r.broken.Load()
+	behind := sort.Search(len(v.Tail), func(i int) bool { return v.Tail[i].Ord > after })
+	if behind == 0 {
+		return v.Whole && broken <= after
+	}
+	last := v.Tail[behind-1]
+	return last.Flags == storage.InTimeline && !last.filled() && broken <= last.Ord
+}
+
+// breaks notes that history did not arrive live at a place. It is called before anybody can read that.
+func (r *Room) breaks(at int64) { r.broken.Store(max(r.broken.Load(), at)) }
 
 // OrdAfter is the place in a history just behind everything that had arrived at a position.
 func OrdAfter(pos storage.Pos) int64 { return (pos + 1) << storage.OrdShift }
@@ -398,13 +415,6 @@ func (r *Room) Servers() []id.ServerName {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return slices.Collect(maps.Keys(r.servers))
-}
-
-// Alone reports whether the users who are in the room now are all of one server.
-func (r *Room) Alone() bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return len(r.servers) <= 1
 }
 
 // HasServer reports whether a server has joined users in the room now.
