@@ -25,6 +25,7 @@ import (
 	"github.com/embedmatrix/homeserver/federation/wire"
 	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/inprocess"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 )
 
@@ -258,48 +259,9 @@ func TestPeerErrors(t *testing.T) {
 	require.NotErrorIs(t, &wire.Error{Code: "M_NOT_FOUND"}, mxerr.Forbidden)
 }
 
-// handler is a transport that hands requests to a handler and streams its answer.
-type handler struct{ http.HandlerFunc }
-
-func (h handler) RoundTrip(r *http.Request) (*http.Response, error) {
-	reader, writer := io.Pipe()
-	rw := &response{header: http.Header{}, body: writer, begun: make(chan int, 1)}
-	context.AfterFunc(r.Context(), func() { reader.CloseWithError(r.Context().Err()); writer.CloseWithError(r.Context().Err()) })
-	in := r.Clone(r.Context())
-	in.RequestURI = r.URL.RequestURI()
-	if in.Body == nil {
-		in.Body = http.NoBody
-	}
-	go func() {
-		h.ServeHTTP(rw, in)
-		rw.WriteHeader(200)
-		writer.Close()
-	}()
-	select {
-	case status := <-rw.begun:
-		return &http.Response{StatusCode: status, Header: rw.header, Body: reader, Request: r}, nil
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
-	}
-}
-
-type response struct {
-	header http.Header
-	body   *io.PipeWriter
-	once   sync.Once
-	begun  chan int
-}
-
-func (r *response) Header() http.Header    { return r.header }
-func (r *response) WriteHeader(status int) { r.once.Do(func() { r.begun <- status }) }
-func (r *response) Write(p []byte) (int, error) {
-	r.WriteHeader(200)
-	return r.body.Write(p)
-}
-
 // inProcess is a client all of whose requests go to a handler.
 func inProcess(t testing.TB, h http.HandlerFunc) *wire.Client {
-	c := wire.NewClient(wire.Config{Origin: "us.example", Key: testKey(t, 1), Transport: handler{h}})
+	c := wire.NewClient(wire.Config{Origin: "us.example", Key: testKey(t, 1), Transport: inprocess.Transport{Handler: h}})
 	t.Cleanup(c.Close)
 	return c
 }

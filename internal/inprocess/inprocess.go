@@ -3,13 +3,14 @@ package inprocess
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net/http"
 	"sync"
 )
 
 // Transport is an http.RoundTripper that hands requests to a handler. The answer begins when the handler has written
-// its header or ended, and its body streams.
+// its header or ended, and its body streams. Both end with the request's context.
 type Transport struct{ Handler http.Handler }
 
 // RoundTrip serves one request in a goroutine that ends with the handler, whom the Handler's owner awaits.
@@ -22,14 +23,15 @@ func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if in.Body == nil {
 		in.Body = http.NoBody
 	}
+	stop := context.AfterFunc(r.Context(), func() { writer.CloseWithError(r.Context().Err()) }) //nolint:errcheck // it never fails
 	go func() {
 		defer in.Body.Close()
 		writer.CloseWithError(t.serve(a, in)) //nolint:errcheck // it never fails
+		stop()
 	}()
 	select {
 	case <-a.begun:
 	case <-r.Context().Done():
-		reader.Close()
 		return nil, r.Context().Err()
 	}
 	return &http.Response{

@@ -1,6 +1,7 @@
 package inprocess_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"testing"
@@ -27,4 +28,25 @@ func TestPanic(t *testing.T) {
 		require.Equal(t, half, string(got))
 		require.NoError(t, r.Body.Close())
 	}
+}
+
+// What is still to be read of an answer ends with the request, though the handler goes on.
+func TestEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	defer close(ended)
+	r, err := http.NewRequestWithContext(ctx, "GET", "http://x/", nil)
+	require.NoError(t, err)
+	answer, err := inprocess.Transport{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "half") //nolint:errcheck // a test reads it
+		w.(http.Flusher).Flush()
+		<-ended
+	})}.RoundTrip(r)
+	require.NoError(t, err)
+	half := make([]byte, 4)
+	_, err = io.ReadFull(answer.Body, half)
+	require.NoError(t, err)
+	cancel()
+	_, err = answer.Body.Read(half)
+	require.ErrorIs(t, err, context.Canceled)
 }
