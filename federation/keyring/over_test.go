@@ -63,6 +63,27 @@ func TestOverWire(t *testing.T) {
 		"POST https://notary/_matrix/key/v2/query\nGET https://notary/_matrix/key/v2/server\n", seen)
 }
 
+// What a notary tells of one server, which no two parsers would read alike, is no reason to believe nothing of the others.
+func TestNotariesThatTellOfOddServers(t *testing.T) {
+	w := newWorld(t)
+	k, vouching := key(t, "a", 1), key(t, "n", 2)
+	for _, odd := range []string{`{"a":1,"a":1}`, "\"\xff\"", strings.Repeat("[", 200) + strings.Repeat("]", 200), `{"a":"\ud800"}`} {
+		f := over(t, func(r *http.Request) (*http.Response, error) {
+			switch r.Method + " " + r.URL.Host {
+			case "GET notary":
+				return answer(200, strings.NewReader(string(keysOf("notary", w.now.Add(time.Hour), vouching).signed(t, "notary", vouching)))), nil
+			case "POST notary":
+				said := both(t, keysOf("dead", w.now.Add(time.Hour), k).signed(t, "dead", k), "notary", vouching)
+				return answer(200, strings.NewReader(`{"server_keys":[ `+odd+` , `+string(said)+`]}`)), nil
+			}
+			return nil, errors.New("connection refused")
+		})
+		r := newWorld(t).ring(func(c *keyring.Config) { c.Fetcher, c.Notaries = f, []id.ServerName{"notary"} })
+		_, err := r.Key(t.Context(), "dead", k.ID, w.now)
+		require.NoError(t, err, "%.20q", odd)
+	}
+}
+
 func TestNotariesThatAnswerNonsense(t *testing.T) {
 	for _, said := range []string{`{}`, `{"server_keys":{}}`, `{"server_keys":[1,"a",{},[]]}`, `[]`, `<`} {
 		f := over(t, func(*http.Request) (*http.Response, error) { return answer(200, strings.NewReader(said)), nil })
