@@ -56,22 +56,22 @@ func (b *backoff) failed(server id.ServerName, start time.Time, pause time.Durat
 	if !ok {
 		makeRoom(b.failing, func(f failure) time.Time { return f.until })
 	}
-	f.pause = min(max(nextPause(f.pause, firstBackoff, maxBackoff), pause), maxBackoff)
+	f.pause = min(max(NextPause(f.pause, firstBackoff, maxBackoff), pause), maxBackoff)
 	f.until = now.Add(f.pause)
 	b.failing[server] = f
 	return f.until
 }
 
-// nextPause is the pause after one that was in vain: 2 to 2½ times as long. There is chance in the first and in the
-// longest as well, so that those who failed together are not tried together.
-func nextPause(before, first, longest time.Duration) time.Duration {
+// NextPause is the pause after one that was in vain: 2 to 2½ times as long, up to the longest; after none it is the
+// first. There is chance in the first and in the longest as well, so that those who failed together are not tried together.
+func NextPause(before, first, longest time.Duration) time.Duration {
 	if before == 0 {
-		return first + rand.N(first/4)
+		return first + rand.N(first/4+1)
 	}
-	if next := 2*before + rand.N(before/2); next < longest {
+	if next := 2*before + rand.N(before/2+1); next < longest {
 		return next
 	}
-	return longest - rand.N(longest/5)
+	return longest - rand.N(longest/5+1)
 }
 
 // alive forgets a destination and reports whether it had failed.

@@ -62,28 +62,11 @@ type Resolver struct {
 	flights map[string]chan struct{} // closed when the request has ended
 }
 
-// NewResolver makes a Resolver of the DNS, Dial, Networks, Roots, UserAgent, Now and Log of cfg.
-func NewResolver(cfg Config) *Resolver {
-	cfg = cfg.withDefaults()
-	return newResolver(cfg, newNetwork(cfg))
-}
-
 func newResolver(cfg Config, n *network) *Resolver {
 	return &Resolver{
 		dns: cfg.DNS, web: n.webClient(), userAgent: cfg.UserAgent, now: cfg.Now, log: cfg.Log,
 		known: map[string]wellKnown{}, flights: map[string]chan struct{}{},
 	}
-}
-
-// Resolve returns where to reach a server, in the order in which to try. All targets have the same Host and CertName.
-//
-// Spec: https://spec.matrix.org/latest/server-server-api/#resolving-server-names
-func (r *Resolver) Resolve(ctx context.Context, server id.ServerName) ([]Target, error) {
-	name, err := r.Delegate(ctx, server)
-	if err != nil {
-		return nil, err
-	}
-	return r.Targets(ctx, name)
 }
 
 // Delegate returns the name under which a server is to be addressed: the one that its well-known file gives, or else

@@ -115,7 +115,7 @@ func (k wellKnown) failed(err error, now time.Time) wellKnown {
 	if errors.Is(err, errNoWellKnown) || now.Sub(k.last) > wellKnownMax {
 		next = wellKnown{}
 	}
-	next.refusal = nextPause(k.refusal, noWellKnownMin, noWellKnownMax)
+	next.refusal = NextPause(k.refusal, noWellKnownMin, noWellKnownMax)
 	next.until = now.Add(next.refusal)
 	return next
 }
