@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -287,7 +286,8 @@ func (d *delivery) askFor(ctx context.Context, p *policy, ev *event.Event, gone 
 
 // replaceRecommended is replace and what follows for a room whose policy server has to sign the end of it, which cannot
 // be one act with the new room: that comes first, then the tombstone, then the names move. If the tombstone is refused,
-// its creator is alone in a room without a name.
+// its creator is alone in a room without a name. With it the room is replaced, whatever becomes of the rest: asked for
+// again, it would be by another one.
 func (s *Service) replaceRecommended(ctx context.Context, room id.RoomID, b *blueprint) (id.RoomID, error) {
 	n, err := s.prepareSuccessor(ctx, room, b)
 	if err != nil {
@@ -296,16 +296,30 @@ func (s *Service) replaceRecommended(ctx context.Context, room id.RoomID, b *blu
 	if err := n.created.Wait(ctx); err != nil {
 		return "", err
 	}
-	for i, d := range append([]Draft{b.tombstone(room, n.room)}, n.retirement...) {
-		err := s.act(ctx, room, func(w *roomstate.Writer) (bool, error) {
-			_, err := s.append(w, d)
-			return err == nil, err
-		})
-		if err != nil && (i == 0 || !errors.Is(err, mxerr.Forbidden)) {
-			return "", fmt.Errorf("change %s: %w", d.Type, err)
+	if err := s.change(ctx, b.tombstone(room, n.room)); err != nil {
+		return "", err
+	}
+	if err := s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, n.oldNum, n.num) }); err != nil {
+		return "", fmt.Errorf("move the names to %s: %w", n.room, err)
+	}
+	for _, d := range n.retirement {
+		if err := s.change(ctx, d); err != nil {
+			s.Log.InfoContext(ctx, "a room that was replaced stays as it was", "room", room, "error", err)
 		}
 	}
-	return n.room, s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, n.oldNum, n.num) })
+	return n.room, nil
+}
+
+// change sends one event of a room that is being replaced.
+func (s *Service) change(ctx context.Context, d Draft) error {
+	err := s.act(ctx, d.Room, func(w *roomstate.Writer) (bool, error) {
+		_, err := s.append(w, d)
+		return err == nil, err
+	})
+	if err != nil {
+		return fmt.Errorf("change %s: %w", d.Type, err)
+	}
+	return nil
 }
 
 // successor is a room that was made in the place of another one, which does not know it yet.
@@ -318,29 +332,20 @@ type successor struct {
 
 // prepareSuccessor makes the new room of an upgrade.
 func (s *Service) prepareSuccessor(ctx context.Context, room id.RoomID, b *blueprint) (*successor, error) {
-	old, err := s.lock(ctx, room)
+	old, err := s.lockOld(ctx, room, b.creator)
 	if err != nil {
 		return nil, err
 	}
 	defer old.Unlock()
-	if err := mayReplace(old, b.creator); err != nil {
-		return nil, err
-	}
 	staying, moving, err := s.splitNames(ctx, old)
 	if err != nil {
-		return nil, err
-	}
-	if err := b.inheritCreation(old, map[string]any{"room_id": room}); err != nil {
-		return nil, err
-	}
-	if err := b.creationContent(); err != nil {
 		return nil, err
 	}
 	named, err := s.newRoomID(b.rules)
 	if err != nil {
 		return nil, err
 	}
-	w, err := s.found(ctx, named, b)
+	w, err := s.foundAfter(ctx, old, named, b, map[string]any{"room_id": room})
 	if err != nil {
 		return nil, err
 	}

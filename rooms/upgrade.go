@@ -48,7 +48,8 @@ func (s *Service) upgradeRoom(ctx context.Context, c *httpapi.Call, in *NewVersi
 }
 
 // Upgrade replaces a room by a new one, for a user who may send m.room.tombstone there. The new room, the end of
-// the old one and the move of its aliases are one act: there is never one without the others.
+// the old one and the move of its aliases are one act: there is never one without the others; but where a policy server
+// has to sign the end, they follow each other, and what comes after the end may fail.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#room-upgrades
 func (s *Service) Upgrade(ctx context.Context, user id.UserID, room id.RoomID, n NewVersion) (id.RoomID, error) {
@@ -65,10 +66,13 @@ func (s *Service) Upgrade(ctx context.Context, user id.UserID, room id.RoomID, n
 	p, successor, err := s.replace(ctx, room, b)
 	if errors.As(err, new(*unrecommended)) {
 		b.nameCreators(n.AdditionalCreators)
-		return s.replaceRecommended(ctx, room, b)
+		successor, err = s.replaceRecommended(ctx, room, b)
 	}
 	if err != nil {
 		return "", fmt.Errorf("upgrade %s: %w", room, err)
+	}
+	if p == nil {
+		return successor, nil
 	}
 	if err := p.Wait(ctx); err != nil {
 		return "", fmt.Errorf("upgrade %s to %s: %w", room, successor, err)
@@ -78,19 +82,11 @@ func (s *Service) Upgrade(ctx context.Context, user id.UserID, room id.RoomID, n
 
 // replace proposes the events of both rooms under the old one's lock, and queues them.
 func (s *Service) replace(ctx context.Context, room id.RoomID, b *blueprint) (*roomstate.Pending, id.RoomID, error) {
-	old, err := s.lock(ctx, room)
+	old, err := s.lockOld(ctx, room, b.creator)
 	if err != nil {
 		return nil, "", err
 	}
 	defer old.Unlock()
-	if err := mayReplace(old, b.creator); err != nil {
-		return nil, "", err
-	}
-	if p := old.Unsettled(); p != nil { // then the room's view, which knows all its bans, is as far as old
-		if err := p.Wait(ctx); err != nil {
-			return nil, "", err
-		}
-	}
 	w, err := s.succeed(ctx, old, b)
 	if err != nil {
 		return nil, "", err
@@ -108,6 +104,23 @@ func (s *Service) replace(ctx context.Context, room id.RoomID, b *blueprint) (*r
 	}
 	old.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, old.Num, w.Num) })
 	return old.Queue(), w.ID, nil
+}
+
+// lockOld takes a room for writing that a user wants to replace.
+func (s *Service) lockOld(ctx context.Context, room id.RoomID, user id.UserID) (*roomstate.Writer, error) {
+	old, err := s.lock(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	err = mayReplace(old, user)
+	if p := old.Unsettled(); p != nil && err == nil { // then the room's view, which knows all its bans, is as far as old
+		err = p.Wait(ctx)
+	}
+	if err != nil {
+		old.Unlock()
+		return nil, err
+	}
+	return old, nil
 }
 
 // mayReplace refuses who may not send m.room.tombstone.
@@ -139,13 +152,7 @@ func (s *Service) succeed(ctx context.Context, old *roomstate.Writer, b *bluepri
 		}
 		predecessor["event_id"] = tombstone.ID
 	}
-	if err := b.inheritCreation(old, predecessor); err != nil {
-		return nil, err
-	}
-	if err := b.creationContent(); err != nil {
-		return nil, err
-	}
-	w, err := s.found(ctx, room, b)
+	w, err := s.foundAfter(ctx, old, room, b, predecessor)
 	if err != nil {
 		return nil, err
 	}
@@ -157,6 +164,17 @@ func (s *Service) succeed(ctx context.Context, old *roomstate.Writer, b *bluepri
 		}
 	}
 	return w, nil
+}
+
+// foundAfter makes the first event of a room that replaces another one.
+func (s *Service) foundAfter(ctx context.Context, old *roomstate.Writer, room id.RoomID, b *blueprint, predecessor map[string]any) (*roomstate.Writer, error) {
+	if err := b.inheritCreation(old, predecessor); err != nil {
+		return nil, err
+	}
+	if err := b.creationContent(); err != nil {
+		return nil, err
+	}
+	return s.found(ctx, room, b)
 }
 
 // bury proposes the tombstone of a room.

@@ -1,6 +1,8 @@
 package rooms_test
 
 import (
+	"context"
+	"crypto/ed25519"
 	"fmt"
 	"net/url"
 	"slices"
@@ -12,7 +14,12 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/embedmatrix/homeserver/homeservertest"
+	"github.com/embedmatrix/homeserver/internal/event"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/internal/roomversion"
+	"github.com/embedmatrix/homeserver/internal/signing"
+	"github.com/embedmatrix/homeserver/rooms"
 )
 
 type object = map[string]any
@@ -513,5 +520,39 @@ func TestUpgradesAtOnce(t *testing.T) {
 	for i := range made {
 		require.Contains(t, types(bob, made[i]), "member "+alice.ID)
 		alice.State(last, "m.room.member", fmt.Sprintf("@evil%d:y", i)).WantOK()
+	}
+}
+
+// refusing is a policy server that signs for rooms with the key of the peer, but no power levels.
+type refusing struct{ *peer }
+
+func (r refusing) PolicySign(_ context.Context, server id.ServerName, ev *event.Event) (string, error) {
+	if ev.Type == "m.room.power_levels" {
+		return "", mxerr.Unknown.WithStatus(502).With("%s does not answer", server)
+	}
+	redacted, err := event.Redact(ev.Rules, ev.JSON)
+	return signing.Encode(ed25519.Sign(r.key.Private, signing.AppendSigned(nil, redacted))), err
+}
+
+// Where a policy server has signed the end of a room, it is replaced, whatever else may be changed in it: its names move.
+func TestUpgradeOfWhichPolicyServerSignsTheEndAlone(t *testing.T) {
+	for _, version := range []string{"11", "12"} {
+		f := newFederated(t, "11")
+		ctx, alias := t.Context(), id.RoomAlias("#names:hs.test")
+		require.NoError(t, f.AddAlias(ctx, alice, alias, f.room.ID))
+		f.set(alice, eve, "ban")
+		f.Remote = refusing{f.peer}
+		public := signing.Encode(f.peer.key.Private.Public().(ed25519.PublicKey))
+		f.put(alice, "m.room.policy", "", map[string]any{"via": "peer.test", "public_keys": map[string]any{"ed25519": public}})
+
+		successor, err := f.Upgrade(ctx, alice, f.room.ID, rooms.NewVersion{Version: version})
+		require.NoError(t, err)
+		require.JSONEq(t, fmt.Sprintf(`{"body":"This room has been replaced","replacement_room":%q}`, successor),
+			string(f.current("m.room.tombstone", "").Content()))
+		moved, _, err := f.AliasFor(ctx, alias)
+		require.NoError(t, err)
+		require.Equal(t, successor, moved)
+		f.enter(successor)
+		require.Equal(t, "ban", members(f.room)[eve])
 	}
 }
