@@ -2,7 +2,6 @@ package syncing
 
 import (
 	"context"
-	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -47,26 +46,19 @@ func (s *Service) eventsRequest(c *httpapi.Call) (Request, error) {
 	if c.HasQuery("room_id") {
 		return q, mxerr.Forbidden.With("rooms cannot be looked into from outside")
 	}
-	timeout, err := c.Int("timeout", 0)
-	if err != nil {
+	var err error
+	if q.Timeout, err = timeout(c); err != nil {
 		return q, err
 	}
-	q.Timeout = time.Duration(min(max(timeout, 0), int(maxTimeout.Milliseconds()))) * time.Millisecond
-	q.Since, err = s.from(c)
+	if q.Since, err = s.stream(c, "from"); err == nil && q.Since == nil {
+		q.Since = s.present()
+	}
 	return q, err
 }
 
-// from reads the token from; without one, the stream begins now.
-func (s *Service) from(c *httpapi.Call) (*token.Stream, error) {
-	if !c.HasQuery("from") {
-		_, typing := s.Typing.Since(0)
-		return &token.Stream{Pos: s.DB.Published(), Typing: typing, Presence: s.Presence.Now(), Boot: s.Typing.Boot}, nil
-	}
-	t, err := token.ParseStream(c.Query("from"))
-	if err != nil || t.Pos > s.DB.Published() {
-		return nil, mxerr.InvalidParam.With("from is not a token of this server")
-	}
-	return &t, nil
+// present is the token of all that there is now.
+func (s *Service) present() *token.Stream {
+	return &token.Stream{Pos: s.DB.Published(), Typing: s.Typing.Now(), Presence: s.Presence.Now(), Boot: s.Typing.Boot}
 }
 
 // chunk is an answer of /events.

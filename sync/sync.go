@@ -69,11 +69,10 @@ func (s *Service) sync(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*
 // request reads the parameters.
 func (s *Service) request(ctx context.Context, c *httpapi.Call) (Request, error) {
 	q := Request{User: c.User, Device: c.Device}
-	timeout, err := c.Int("timeout", 0)
-	if err != nil {
+	var err error
+	if q.Timeout, err = timeout(c); err != nil {
 		return q, err
 	}
-	q.Timeout = time.Duration(min(max(timeout, 0), int(maxTimeout.Milliseconds()))) * time.Millisecond
 	if q.FullState, err = c.Bool("full_state", false); err != nil {
 		return q, err
 	}
@@ -86,21 +85,27 @@ func (s *Service) request(ctx context.Context, c *httpapi.Call) (Request, error)
 	if !q.SetPresence.Valid() {
 		return q, mxerr.InvalidParam.With("set_presence is online, offline or unavailable")
 	}
-	if q.Since, err = s.since(c); err != nil {
+	if q.Since, err = s.stream(c, "since"); err != nil {
 		return q, err
 	}
 	q.Filter, err = s.filterOf(ctx, c.User, c.Query("filter"))
 	return q, err
 }
 
-// since reads the token; one that this server has not given is an error, never a new beginning.
-func (s *Service) since(c *httpapi.Call) (*token.Stream, error) {
-	if !c.HasQuery("since") {
+// timeout reads for how long a client waits for news.
+func timeout(c *httpapi.Call) (time.Duration, error) {
+	ms, err := c.Int("timeout", 0)
+	return time.Duration(min(max(ms, 0), int(maxTimeout.Milliseconds()))) * time.Millisecond, err
+}
+
+// stream reads a token, nil when there is none; one that this server has not given is an error, never a new beginning.
+func (s *Service) stream(c *httpapi.Call, name string) (*token.Stream, error) {
+	if !c.HasQuery(name) {
 		return nil, nil
 	}
-	t, err := token.ParseStream(c.Query("since"))
+	t, err := token.ParseStream(c.Query(name))
 	if err != nil || t.Pos > s.DB.Published() {
-		return nil, mxerr.InvalidParam.With("since is not a token of this server")
+		return nil, mxerr.InvalidParam.With("%s is not a token of this server", name)
 	}
 	return &t, nil
 }
