@@ -84,24 +84,19 @@ func (c *Call) QueryAll(name string) []string {
 
 // Int returns a query parameter that is an integer, or def when it was not sent.
 func (c *Call) Int(name string, def int) (int, error) {
-	text, ok := queryValue(c.Request.URL.RawQuery, name)
-	if !ok {
-		return def, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		return 0, mxerr.InvalidParam.With("%s must be an integer", name)
-	}
-	return n, nil
+	n, err := c.integer(name, int64(def), strconv.IntSize)
+	return int(n), err
 }
 
 // Int64 is Int for times and other large integers.
-func (c *Call) Int64(name string, def int64) (int64, error) {
+func (c *Call) Int64(name string, def int64) (int64, error) { return c.integer(name, def, 64) }
+
+func (c *Call) integer(name string, def int64, bits int) (int64, error) {
 	text, ok := queryValue(c.Request.URL.RawQuery, name)
 	if !ok {
 		return def, nil
 	}
-	n, err := strconv.ParseInt(text, 10, 64)
+	n, err := strconv.ParseInt(text, 10, bits)
 	if err != nil {
 		return 0, mxerr.InvalidParam.With("%s must be an integer", name)
 	}
