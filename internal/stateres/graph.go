@@ -64,12 +64,6 @@ func (g *Graph) node(pos int64) int32 {
 	return at
 }
 
-// Has reports whether pos was added. That others name it is not enough.
-func (g *Graph) Has(pos int64) bool {
-	at, ok := g.index[pos]
-	return ok && g.nodes[at].added
-}
-
 // Auth returns the positions of the auth events of pos, in the order in which they were added.
 func (g *Graph) Auth(pos int64) []int64 {
 	at, ok := g.index[pos]
@@ -88,9 +82,6 @@ func (g *Graph) from(at int32) []edge {
 	n := &g.nodes[at]
 	return g.edges[n.auth : n.auth+n.count]
 }
-
-// Len is the number of nodes, those included that are only named by others.
-func (g *Graph) Len() int { return len(g.nodes) }
 
 // Cost is about how many bytes the graph takes.
 func (g *Graph) Cost() int {
