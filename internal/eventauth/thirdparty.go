@@ -99,15 +99,11 @@ func ed25519Signatures(block []byte) (signatures [][]byte) {
 //
 //  1. A single public key in the `public_key` property.
 //  2. A list of public keys in the `public_keys` property.
-func inviteKeys(content []byte) []ed25519.PublicKey {
-	keys := appendKey(nil, canonjson.Get(content, "public_key"))
-	for more := canonjson.OpenArray(canonjson.Get(content, "public_keys")); ; {
-		v, ok := more.Next()
-		if !ok {
-			return keys
-		}
-		keys = appendKey(keys, canonjson.Get(v, "public_key"))
+func inviteKeys(content []byte) (keys []ed25519.PublicKey) {
+	for _, entry := range keyEntries(content) {
+		keys = appendKey(keys, canonjson.Get(entry, "public_key"))
 	}
+	return keys
 }
 
 // appendKey passes over what is no key: "The key is encoded using Unpadded Base64, using the standard
@@ -137,7 +133,8 @@ const maxInviteKeys = 16
 // Spec: https://spec.matrix.org/latest/client-server-api/#mroomthird_party_invite
 func InviteKeys(e, invite *event.Event) (signers []InviteKey) {
 	signed := canonjson.Get(e.Content(), "third_party_invite", "signed")
-	for _, entry := range keyEntries(invite.Content()) {
+	entries := keyEntries(invite.Content())
+	for _, entry := range entries[:min(len(entries), maxInviteKeys)] {
 		key := appendKey(nil, canonjson.Get(entry, "public_key"))
 		if len(key) == 1 && signedByAny(signed, key) {
 			text, _ := canonjson.String(canonjson.Get(entry, "public_key"))
@@ -151,12 +148,11 @@ func InviteKeys(e, invite *event.Event) (signers []InviteKey) {
 // keyEntries are the objects that have a key: the content itself, and those of public_keys.
 func keyEntries(content []byte) [][]byte {
 	entries := [][]byte{content}
-	for more := canonjson.OpenArray(canonjson.Get(content, "public_keys")); len(entries) < maxInviteKeys; {
+	for more := canonjson.OpenArray(canonjson.Get(content, "public_keys")); ; {
 		v, ok := more.Next()
 		if !ok {
-			break
+			return entries
 		}
 		entries = append(entries, v)
 	}
-	return entries
 }
