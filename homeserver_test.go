@@ -136,6 +136,7 @@ func TestWithoutFederation(t *testing.T) {
 		"PUT /_matrix/federation/v1/send/1":      404,
 		"GET /_matrix/federation/v1/event/$e":    404,
 		"GET /_matrix/federation/v1/publicRooms": 404,
+		"PUT /_matrix/federation/v1/3pid/onbind": 404,
 	} {
 		method, target, _ := strings.Cut(path, " ")
 		w := httptest.NewRecorder()

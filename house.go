@@ -156,9 +156,6 @@ func newTyping(random io.Reader, cache *roomstate.Cache, hub *notify.Hub) (*ephe
 func (h *house) route(cfg Config) {
 	clients := slices.Concat(h.auth.Routes(), h.rooms.Routes(), h.sync.Routes(), push.New().Routes())
 	servers := h.peers.answering.Routes()
-	if !cfg.Federation.Enabled {
-		servers = slices.DeleteFunc(servers, func(r httpapi.Route) bool { return r.Access == httpapi.Server })
-	}
 	shared := httpapi.Config{
 		Sessions: h.auth, Peers: h.peers.answering, Log: cfg.Logger, Limits: cfg.Limits, TrustedProxies: cfg.TrustedProxies,
 		AllowQueryToken: !cfg.NoQueryTokens,

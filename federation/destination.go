@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	mathrand "math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
@@ -397,7 +396,8 @@ func (s *Sender) failed(d *destination, err error) outcome {
 	if d.row.FailingSinceMS == 0 {
 		d.row.FailingSinceMS, level = now.UnixMilli(), slog.LevelInfo
 	}
-	pause := s.nextPause(time.Duration(d.row.RetryIntervalMS) * time.Millisecond)
+	before := time.Duration(d.row.RetryIntervalMS) * time.Millisecond
+	pause := wire.NextPause(before, s.cfg.FirstRetry, s.cfg.LongestRetry)
 	d.row.RetryIntervalMS = pause.Milliseconds()
 	var e *wire.Error
 	if errors.As(err, &e) {
@@ -408,18 +408,6 @@ func (s *Sender) failed(d *destination, err error) outcome {
 	s.saveUnsaved(d)
 	s.cfg.Log.Log(s.ctx, level, "a server cannot be reached", "server", d.name, "pause", pause, "error", err)
 	return outcome{failed, pause}
-}
-
-// nextPause is the pause after one that was in vain: 2 to 2½ times as long. There is chance in the first and in the
-// longest as well, so that those who failed together are not tried together.
-func (s *Sender) nextPause(before time.Duration) time.Duration {
-	if before == 0 {
-		return s.cfg.FirstRetry + mathrand.N(s.cfg.FirstRetry/4+1)
-	}
-	if next := 2*before + mathrand.N(before/2+1); next < s.cfg.LongestRetry {
-		return next
-	}
-	return s.cfg.LongestRetry - mathrand.N(s.cfg.LongestRetry/5+1)
 }
 
 // save stores a destination and waits for it.

@@ -2,8 +2,17 @@ package federation
 
 import "github.com/embedmatrix/homeserver/internal/httpapi"
 
-// Routes returns the rows of the route table that other servers call.
+// Routes returns the rows of the route table that other servers call; of a server that does not federate those that
+// need no peer.
 func (s *Service) Routes() []httpapi.Route {
+	if s.cfg.Ring == nil {
+		return s.published()
+	}
+	return append(s.published(), s.asked()...)
+}
+
+// published is what anybody may ask.
+func (s *Service) published() []httpapi.Route {
 	return []httpapi.Route{
 		httpapi.Handle(httpapi.Public, "GET /_matrix/federation/v1/version", s.getVersion),
 		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/server/{$}", s.getServerKey,
@@ -11,6 +20,14 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Public, "POST /_matrix/key/v2/query", s.queryKeys, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Public, "GET /_matrix/key/v2/query/{serverName}", s.queryServerKeys, httpapi.RateLimited(),
 			httpapi.Also("GET /_matrix/key/v2/query/{serverName}/{keyId}")),
+		// openid.go
+		httpapi.Handle(httpapi.Public, "GET /_matrix/federation/v1/openid/userinfo", s.exchangeOpenIDToken, httpapi.RateLimited()),
+	}
+}
+
+// asked is what those who federate ask each other.
+func (s *Service) asked() []httpapi.Route {
+	return []httpapi.Route{
 		// backfill.go, events.go, event_auth.go
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/backfill/{roomId}", s.backfillRoom),
 		httpapi.Handle(httpapi.Server, "POST /_matrix/federation/v1/get_missing_events/{roomId}", s.getMissingPreviousEvents),
@@ -33,11 +50,10 @@ func (s *Service) Routes() []httpapi.Route {
 		// third_party_invite.go
 		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}", s.exchangeThirdPartyInvite),
 		httpapi.Handle(httpapi.Public, "PUT /_matrix/federation/v1/3pid/onbind", s.onBindThirdPartyIdentifier, httpapi.RateLimited()),
-		// query.go, openid.go, public_rooms.go, spaces.go
+		// query.go, public_rooms.go, spaces.go
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/directory", s.queryRoomDirectory),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/profile", s.queryProfile),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/{queryType}", s.queryInfo),
-		httpapi.Handle(httpapi.Public, "GET /_matrix/federation/v1/openid/userinfo", s.exchangeOpenIDToken, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/publicRooms", s.getPublicRooms),
 		httpapi.Handle(httpapi.Server, "POST /_matrix/federation/v1/publicRooms", s.queryPublicRooms),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/hierarchy/{roomId}", s.getSpaceHierarchy),

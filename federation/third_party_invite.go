@@ -47,7 +47,7 @@ func (s *Service) onBindThirdPartyIdentifier(ctx context.Context, _ *httpapi.Cal
 	switch {
 	case in.MXID == "" || in.Invites == nil:
 		return nil, mxerr.MissingParam.With("mxid and invites are required")
-	case err != nil || user.Server() != s.cfg.ServerName || s.cfg.Rooms == nil:
+	case err != nil || user.Server() != s.cfg.ServerName:
 		return nil, mxerr.InvalidParam.With("mxid is no user of this server")
 	case len(*in.Invites) > maxBoundInvites:
 		return nil, mxerr.InvalidParam.With("there may be %d invites", maxBoundInvites)

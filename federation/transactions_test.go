@@ -17,6 +17,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/embedmatrix/homeserver/federation"
+	"github.com/embedmatrix/homeserver/federation/keyring"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -68,9 +69,13 @@ func inbox(t *testing.T, r *receiver, edus map[string]func(context.Context, id.S
 	t.Helper()
 	db, err := storage.Open(t.Context(), sqlite.Memory())
 	require.NoError(t, err)
-	service := federation.New(federation.Config{ServerName: "hs.test", Key: key(t, "a", 1), DB: db, Receiver: r, EDUs: edus})
+	ring := keyring.New(keyring.Config{Server: "hs.test", DB: db})
+	service := federation.New(federation.Config{
+		ServerName: "hs.test", Key: key(t, "a", 1), Ring: ring, DB: db, Receiver: r, EDUs: edus,
+	})
 	t.Cleanup(func() {
 		service.Close()
+		ring.Close()
 		require.NoError(t, db.Close())
 	})
 	return service, httpapi.NewRouter(httpapi.Config{Peers: anyone{}}, service.Routes())
