@@ -42,6 +42,7 @@ type search struct {
 	came    map[id.EventID]bool             // what was asked for singly and was answered, if with something unusable
 	after   map[id.EventID][]id.EventID     // by missing predecessor: the state before that
 	before  map[id.EventID][]id.EventID     // by event: the state before it
+	less    map[id.EventID]bool             // by event: the state before it came whole, and not all of it is usable
 }
 
 // fill asks for what events lack. What it gets is stored as outliers, or joins the events of the delivery.
@@ -52,6 +53,7 @@ func (d *delivery) fill(ctx context.Context, lacking []*lack) {
 		delivery: d, q: &inquiry{Remote: d.Remote, server: d.origin, room: d.room.ID},
 		looked: map[id.EventID]*roomstate.Event{}, fetched: map[id.EventID]*event.Event{},
 		after: map[id.EventID][]id.EventID{}, before: map[id.EventID][]id.EventID{}, came: map[id.EventID]bool{},
+		less: map[id.EventID]bool{},
 	}
 	for _, step := range []func(context.Context) error{f.missingEvents, f.states, f.authEvents} {
 		if err := step(asking); err != nil {
@@ -329,11 +331,13 @@ func (f *search) wholeState(ctx context.Context, eventID id.EventID) ([]id.Event
 	if err != nil {
 		return nil, err
 	}
+	f.less[eventID] = len(state) < len(raws)
 	_, err = f.take(ctx, auth)
 	return state, err
 }
 
-// take checks the events of an answer and remembers those that are not here, for outliers. It returns all their ids.
+// take checks the events of an answer and remembers those that are not here, for outliers. It returns the ids of all that
+// are usable.
 func (f *search) take(ctx context.Context, raws []json.RawMessage) ([]id.EventID, error) {
 	events, _ := f.inspect(ctx, event.ParseUntrusted, raws)
 	if err := f.lookNamed(ctx, events); err != nil {
@@ -446,26 +450,26 @@ func (f *search) keep(ctx context.Context) error {
 		f.looked[eventID] = e
 	}
 	for eventID, state := range f.after {
-		if g := f.gap(state); g != nil && f.looked[eventID] != nil {
+		if g := f.gap(eventID, state); g != nil && f.looked[eventID] != nil {
 			g.after = f.looked[eventID]
 			f.delivery.after[eventID] = g
 		}
 	}
 	for eventID, state := range f.before {
-		if g := f.gap(state); g != nil {
+		if g := f.gap(eventID, state); g != nil {
 			f.delivery.before[eventID] = g
 		}
 	}
 	return nil
 }
 
-// gap returns the state that consists of some events, as far as they are usable and were not rejected. A state without
+// gap returns the state before an event that consists of others, as far as they are usable and were not rejected. One without
 // the room's m.room.create is none, and one of which something did not come would be wrong.
-func (f *search) gap(state []id.EventID) *gap {
+func (f *search) gap(before id.EventID, state []id.EventID) *gap {
 	if !slices.Contains(state, f.create.ID) {
 		return nil
 	}
-	g := &gap{}
+	g := &gap{less: f.less[before]}
 	for _, eventID := range state {
 		switch e := f.looked[eventID]; {
 		case e == nil && !f.came[eventID]:

@@ -207,29 +207,37 @@ func TestRejectedOutliers(t *testing.T) {
 	f.alive()
 }
 
-// What is rejected of a state that is told leaves it without power levels: that speaks against nobody.
-func TestStateWithRejectedLevels(t *testing.T) {
+// What is not usable of a state that is told leaves it without power levels: that speaks against nobody, however it came.
+func TestStateWithoutLevels(t *testing.T) {
 	for _, version := range []string{"1", "11"} {
-		f := newFederated(t, version)
-		levels := f.put(alice, "m.room.power_levels", "", map[string]any{"users": powers(f, map[id.UserID]int{mal: 100})})
-		base := f.roomState()
-		seized := f.peer.state(mal, "m.room.power_levels", "", map[string]any{"users": map[id.UserID]int{mal: 100}})
-		y := f.peer.state(mal, "m.test", "k", map[string]any{})
-		x := f.peer.after(mal, "x", y)
-		f.peer.missing = func([]id.EventID, []id.EventID, int) []*event.Event { return []*event.Event{x} }
-		f.peer.serve(y, seized)
-		told := with(base, seized)
-		for i, ev := range told {
-			if ev.ID == levels.ID {
-				told[i] = seized
+		for _, way := range []string{"rejected", "unsigned", "unsigned and whole"} {
+			f := newFederated(t, version)
+			levels := f.put(alice, "m.room.power_levels", "", map[string]any{"users": powers(f, map[id.UserID]int{mal: 100})})
+			base := f.roomState()
+			sender := mal
+			if way != "rejected" {
+				sender = "@x:dead.test"
 			}
+			f.peer.keys["dead.test"] = f.peer.key
+			seized := f.peer.state(sender, "m.room.power_levels", "", map[string]any{"users": map[id.UserID]int{mal: 100}})
+			delete(f.peer.keys, "dead.test")
+			y := f.peer.state(mal, "m.test", "k", map[string]any{})
+			x := f.peer.after(mal, "x", y)
+			f.peer.missing = func([]id.EventID, []id.EventID, int) []*event.Event { return []*event.Event{x} }
+			f.peer.serve(y, seized)
+			told := f.peer.stateIDs
+			if way == "unsigned and whole" {
+				told = f.peer.states
+			}
+			told[y.ID] = with(base, seized)
+			require.NoError(t, f.deliver(f.peer.after(mal, "c", x)))
+			if way == "rejected" {
+				require.Equal(t, storage.Outlier|storage.Rejected, f.flags(seized))
+			}
+			require.Equal(t, y.ID, f.current("m.test", "k").ID, "%s, version %s", way, version)
+			require.Equal(t, levels.ID, f.current("m.room.power_levels", "").ID)
+			f.alive()
 		}
-		f.peer.stateIDs[y.ID] = told
-		require.NoError(t, f.deliver(f.peer.after(mal, "c", x)))
-		require.Equal(t, storage.Outlier|storage.Rejected, f.flags(seized))
-		require.Equal(t, y.ID, f.current("m.test", "k").ID)
-		require.Equal(t, levels.ID, f.current("m.room.power_levels", "").ID)
-		f.alive()
 	}
 }
 
