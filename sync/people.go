@@ -97,7 +97,7 @@ func (l *look) meet(moved []notify.Change) error {
 
 // introduce adds a user of whom something is known.
 func (l *look) introduce(user id.UserID) {
-	if st, ok := l.Presence.Of(user); ok {
+	if st, ok := l.Presence.Of(user); ok && l.passes(user) {
 		l.tellOf(st)
 	}
 }
@@ -131,6 +131,8 @@ func (l *look) changedSince(since int64, limit int) error {
 // think of those of whom they know nothing; and users are not told of themselves that they have stopped doing something.
 func (l *look) wantsChange(st *ephemeral.Status) (bool, error) {
 	switch {
+	case !l.passes(st.User):
+		return false, nil
 	case l.initial && st.State == ephemeral.Offline && st.Message == "":
 		return false, nil
 	case st.User == l.User && !l.initial && l.Since.Boot == l.Typing.Boot && st.Stated <= l.Since.Presence:
@@ -151,11 +153,13 @@ func (l *look) sees(user id.UserID) (bool, error) {
 	return theirs.SharesWith(l.mine), nil
 }
 
-// tellOf adds a user's presence once, unless the client does not want it.
+// passes reports whether the client wants to be told of a user.
+func (l *look) passes(user id.UserID) bool {
+	return !l.wishes.ignores(user) && l.Filter.Presence.Passes(presenceType, string(user))
+}
+
+// tellOf adds a user's presence once.
 func (l *look) tellOf(st ephemeral.Status) {
-	if l.wishes.ignores(st.User) || !l.Filter.Presence.Passes(presenceType, string(st.User)) {
-		return
-	}
 	if _, told := l.people[st.User]; told {
 		return
 	}

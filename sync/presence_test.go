@@ -159,6 +159,7 @@ func TestPresenceFilter(t *testing.T) {
 		{`{"presence":{"senders":["` + bob.ID + `"]}}`, states{bob.ID: "unavailable"}},
 		{`{"presence":{"not_senders":["` + bob.ID + `"]}}`, states{alice.ID: "online"}},
 		{`{"presence":{"limit":0}}`, states{}},
+		{`{"presence":{"limit":1,"not_senders":["` + alice.ID + `"]}}`, states{bob.ID: "unavailable"}},
 	}
 	for _, tt := range tests {
 		require.Equal(t, tt.want, present(quiet(alice, "", "filter", tt.filter)), "filter %s", tt.filter)
