@@ -1,7 +1,10 @@
 package rooms_test
 
 import (
+	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -355,4 +358,37 @@ func TestContextOfAnOwnEventAfterLeaving(t *testing.T) {
 	around := bob.Do("GET", inRoom(room, "context", own), nil).WantOK()
 	require.Empty(t, around.Get(`state.#(type=="m.room.topic").content.topic`).String())
 	require.NotContains(t, string(around.Body), "behind bob's back")
+}
+
+// RC-13: who invites is told what the other server says, as far as it means something to them.
+func TestInviteThatAnotherServerRefuses(t *testing.T) {
+	network := homeservertest.NewNetwork(t)
+	alice := network.New("hs.test").User("alice")
+	room := alice.CreateRoom(homeservertest.Public)
+	other := network.Rogue("other.test")
+	for _, tt := range []struct {
+		said       string
+		status     int
+		code, text string
+	}{
+		{`403|{"errcode":"M_FORBIDDEN","error":"no"}`, 403, "M_FORBIDDEN", "other.test: no"},
+		{`403|{"errcode":"M_INVITE_BLOCKED","error":"no"}`, 403, "M_INVITE_BLOCKED", "other.test: no"},
+		{`400|{"errcode":"M_INCOMPATIBLE_ROOM_VERSION","error":"too new","room_version":"12"}`, 400, "M_UNSUPPORTED_ROOM_VERSION", "other.test: too new"},
+		{`404|{"errcode":"M_NOT_FOUND","error":"?"}`, 502, "M_UNKNOWN", "@x:other.test could not be invited: other.test: ?"},
+		{`500|{"errcode":"M_UNKNOWN","error":"?"}`, 502, "M_UNKNOWN", "@x:other.test could not be invited: other.test could not be asked"},
+	} {
+		status, body, _ := strings.Cut(tt.said, "|")
+		other.Handle(func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.Contains(r.URL.Path, "/invite/") {
+				return false
+			}
+			code, _ := strconv.Atoi(status)
+			w.WriteHeader(code)
+			w.Write([]byte(body)) //nolint:errcheck // who has asked has gone
+			return true
+		})
+		r := alice.Do("POST", inRoom(room, "invite"), map[string]any{"user_id": "@x:other.test"})
+		r.WantError(tt.status, tt.code)
+		require.Equal(t, tt.text, r.Get("error").String())
+	}
 }

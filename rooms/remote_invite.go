@@ -95,13 +95,23 @@ func recognisable(w *roomstate.Writer, inviter id.UserID) []json.RawMessage {
 }
 
 // inviteRefused is what a client is told when the server of who is invited does not take the invite.
+//
+// "One or more users being invited to the room are residents of a homeserver which does not support the requested room
+// version. The errcode will be M_UNSUPPORTED_ROOM_VERSION in these cases."
 func inviteRefused(c *Change, err error) error {
-	for _, known := range []*mxerr.Error{mxerr.Forbidden, mxerr.InviteBlocked} {
-		if errors.Is(err, known) {
-			return known.With("%s refuses the invite: %v", c.Target.Server(), err)
-		}
+	var told *mxerr.Error
+	if !errors.As(err, &told) {
+		told = mxerr.Unknown.With("%v", err)
 	}
-	return mxerr.Unknown.WithStatus(502).With("%s could not be invited: %v", c.Target, err)
+	switch {
+	case errors.Is(told, mxerr.Forbidden):
+		return mxerr.Forbidden.With("%s", told.Message)
+	case errors.Is(told, mxerr.InviteBlocked):
+		return mxerr.InviteBlocked.With("%s", told.Message)
+	case errors.Is(told, mxerr.IncompatibleVersion):
+		return mxerr.UnsupportedRoomVersion.With("%s", told.Message)
+	}
+	return mxerr.Unknown.WithStatus(502).With("%s could not be invited: %s", c.Target, told.Message)
 }
 
 // countersigned returns an invite with the signature that another server has put on it.
