@@ -417,13 +417,7 @@ func TestReceivePast(t *testing.T) {
 func TestPastIsChecked(t *testing.T) {
 	f := newFederated(t, "11")
 	base := f.heads()
-	var fan []*event.Event
-	for i := range 20 {
-		d := f.peer.text(mal, fmt.Sprint(i))
-		d.PrevEvents = base
-		fan = append(fan, f.peer.make(d))
-	}
-	require.Equal(t, make([]error, 20), f.receive(fan...))
+	fan := f.fan(20, base)
 	last := f.peer.after(mal, "last", fan...)
 	list, err := json.Marshal(append(idsOf(fan...), base[0], f.room.View().Tail[0].ID))
 	require.NoError(t, err)

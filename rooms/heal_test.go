@@ -16,13 +16,7 @@ func TestF41Fan(t *testing.T) {
 	f := newFederated(t, "11")
 	base := f.heads()
 	for range 6 {
-		var fan []*event.Event
-		for i := range 50 {
-			d := f.peer.text(mal, fmt.Sprint(i))
-			d.PrevEvents = base
-			fan = append(fan, f.peer.make(d))
-		}
-		require.Equal(t, make([]error, 50), f.receive(fan...))
+		f.fan(50, base)
 	}
 	require.LessOrEqual(t, len(f.heads()), 10)
 	began := time.Now()

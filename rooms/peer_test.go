@@ -133,6 +133,18 @@ func (f *federated) deliverRaw(raw []byte) error {
 	return f.Receive(context.Background(), "peer.test", f.room.ID, []json.RawMessage{raw})[0]
 }
 
+// fan takes messages of the peer that all follow the same events.
+func (f *federated) fan(n int, prev []id.EventID) (fan []*event.Event) {
+	f.t.Helper()
+	for i := range n {
+		d := f.peer.text(mal, fmt.Sprint(i))
+		d.PrevEvents = prev
+		fan = append(fan, f.peer.make(d))
+	}
+	require.Equal(f.t, make([]error, n), f.receive(fan...))
+	return fan
+}
+
 func raws(events ...*event.Event) []json.RawMessage {
 	list := make([]json.RawMessage, len(events))
 	for i, ev := range events {
@@ -143,15 +155,21 @@ func raws(events ...*event.Event) []json.RawMessage {
 
 func (f *federated) extremities() []roomstate.Extremity {
 	f.t.Helper()
-	w, err := f.Cache.Lock(context.Background(), f.room.ID)
-	require.NoError(f.t, err)
+	return extremitiesOf(f.t, f.Service, f.room.ID)
+}
+
+func extremitiesOf(t testing.TB, s *rooms.Service, room id.RoomID) []roomstate.Extremity {
+	t.Helper()
+	w, err := s.Cache.Lock(context.Background(), room)
+	require.NoError(t, err)
 	defer w.Unlock()
 	return slices.Clone(w.Extremities())
 }
 
-func (f *federated) heads() []id.EventID {
-	var list []id.EventID
-	for _, x := range f.extremities() {
+func (f *federated) heads() []id.EventID { return headsOf(f.extremities()) }
+
+func headsOf(extremities []roomstate.Extremity) (list []id.EventID) {
+	for _, x := range extremities {
 		list = append(list, x.ID)
 	}
 	return list

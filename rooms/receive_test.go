@@ -94,13 +94,7 @@ func idList(n int) []byte {
 func TestF11TwentyPrevEvents(t *testing.T) {
 	f := newFederated(t, "11")
 	base := f.heads()
-	var fan []*event.Event
-	for i := range 20 {
-		d := f.peer.text(mal, fmt.Sprint(i))
-		d.PrevEvents = base
-		fan = append(fan, f.peer.make(d))
-	}
-	require.Equal(t, make([]error, 20), f.receive(fan...))
+	fan := f.fan(20, base)
 	last := f.peer.after(mal, "all of them", fan...)
 	require.NoError(t, f.deliver(last))
 	require.Equal(t, []id.EventID{last.ID}, f.heads())

@@ -613,14 +613,8 @@ func stateIn(t testing.TB, r *roomstate.Room, root roomstate.Root) naive.State {
 }
 
 // heads are the forward extremities of the room at a server.
-func (sv *simulated) heads() (heads []id.EventID) {
-	w, err := sv.Cache.Lock(context.Background(), sv.sim.room)
-	require.NoError(sv.sim.t, err)
-	defer w.Unlock()
-	for _, x := range w.Extremities() {
-		heads = append(heads, x.ID)
-	}
-	return heads
+func (sv *simulated) heads() []id.EventID {
+	return headsOf(extremitiesOf(sv.sim.t, sv.Service, sv.sim.room))
 }
 
 // same requires two states to be the same, and names the entries in which they are not.
