@@ -40,6 +40,7 @@ func (w *world) figures() {
 	for _, h := range w.halls {
 		firm += len(w.ledger.of(h))
 	}
+	require.Positive(w.t, firm, "writes that everybody has to have")
 	w.t.Logf("%d writes in the ledger, %d of the core, in %v: %.0f an hour", len(w.ledger.writes), firm, w.lasts, float64(len(w.ledger.writes))/w.lasts.Hours())
 }
 

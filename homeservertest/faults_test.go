@@ -25,7 +25,7 @@ import (
 // with 200, have none twice, and agree on the state of every room in the end. Every client is told of each once, if it
 // asks for what its timelines leave out.
 //
-// It lives for 20 virtual minutes with 12 servers. The whole of it, 24 virtual hours with 20 servers, 50 people and 10
+// It lives for 20 virtual minutes with 12 servers, under the race detector for 10 with 10. The whole of it, 24 virtual hours with 20 servers, 50 people and 10
 // rooms, takes about half a minute of processor time an hour:
 //
 //	HOMESERVER_TEST_HOURS=24 go test ./homeservertest -run TestFaults -timeout 3h -v
@@ -66,7 +66,7 @@ type scale struct {
 }
 
 func scaleOf(t *testing.T) scale {
-	s := scale{servers: 12, users: 30, halls: 6, lasts: 20 * time.Minute, every: 1700 * time.Millisecond}
+	s := scale{servers: faultServers, users: faultUsers, halls: faultHalls, lasts: faultLife, every: 1700 * time.Millisecond}
 	if text := os.Getenv("HOMESERVER_TEST_HOURS"); text != "" {
 		hours, err := strconv.ParseFloat(text, 64)
 		require.NoError(t, err, "HOMESERVER_TEST_HOURS")

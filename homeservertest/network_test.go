@@ -75,7 +75,7 @@ func TestLatency(t *testing.T) {
 		rogue.Send(hs, nil).WantOK()
 		// The transaction and the question for its sender's keys.
 		require.Equal(t, 4*time.Second, time.Since(began))
-		network.Settle(t.Context())
+		settle(t, network)
 	})
 }
 
@@ -216,7 +216,7 @@ func TestOddTransactions(t *testing.T) {
 	}
 	absent := rogue.CreateRoom("12", rogue.UserID("u")).Extend(rogue.Text(rogue.UserID("u"), "hi"))
 	answer := rogue.Send(hs, []homeservertest.PDU{absent}).WantOK()
-	require.Contains(t, answer.Get(gjson.Escape(absent.ID)+".error").String()+string(answer.Body), "does not know the room")
+	require.Contains(t, string(answer.Body), "does not know the room")
 }
 
 // F-68: nobody makes the server read more than a transaction may have.
@@ -379,10 +379,10 @@ func TestTypingAndReceiptsAreTold(t *testing.T) {
 		path := "/_matrix/client/v3/rooms/" + room
 		alice.Do("PUT", path+"/typing/"+alice.ID, map[string]any{"typing": true, "timeout": 10000}).WantOK()
 		alice.Do("POST", path+"/receipt/m.read.private/"+event, map[string]any{}).WantOK()
-		network.Settle(t.Context())
+		settle(t, network)
 		alice.Do("POST", path+"/receipt/m.read/"+event, map[string]any{}).WantOK()
 		time.Sleep(20 * time.Second) // until the typing is over
-		network.Settle(t.Context())
+		settle(t, network)
 		require.Empty(t, stranger.Asked("/_matrix/federation/v1/send/"))
 		var told []string
 		for _, a := range rogue.Asked("/_matrix/federation/v1/send/") {
@@ -401,10 +401,10 @@ func TestPartition(t *testing.T) {
 		network := homeservertest.NewNetwork(t)
 		hs, rogue := network.New("hs.test"), network.Rogue("rogue.test")
 		room, alice := roomWithTyping(t, hs, rogue)
-		network.Settle(t.Context())
+		settle(t, network)
 		network.Partition("hs.test", "rogue.test")
 		event := alice.Send(room, "missed")
-		network.Settle(t.Context())
+		settle(t, network)
 		unsent, err := hs.Homeserver().Admin().Unsent()
 		require.NoError(t, err)
 		require.Len(t, unsent, 1)

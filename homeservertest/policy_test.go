@@ -109,7 +109,7 @@ func newBeat(t *testing.T) (*homeservertest.Network, *beat) {
 	require.Empty(t, b.police.Asked(signPath), "nothing says yet that there is a policy server")
 	b.alice.SetState(b.room, "m.room.policy", "", b.police.content()).WantOK()
 	require.Empty(t, b.police.Asked(signPath), "it is never asked about the m.room.policy itself")
-	network.Settle(t.Context())
+	settle(t, network)
 	return network, b
 }
 
@@ -142,7 +142,7 @@ func TestPolicyServerSignsOwnEvents(t *testing.T) {
 	require.Equal(t, first, again)
 	require.Len(t, b.police.Asked(signPath), 1)
 	require.Equal(t, b.hs.Name(), b.police.Asked(signPath)[0].From)
-	network.Settle(t.Context())
+	settle(t, network)
 	got, known := b.there.Event(first)
 	require.True(t, known)
 	require.True(t, b.police.signed(string(got.JSON)), "%s", got.JSON)
@@ -159,7 +159,7 @@ func TestPolicyServerSignsOwnEvents(t *testing.T) {
 	require.Equal(t, "2", slow.Header.Get("Retry-After"))
 	trapped := b.alice.SendEvent(b.room, "m.room.message", object{"msgtype": "m.text", "body": "trap"})
 	trapped.WantError(502, "M_UNKNOWN") // a policy server cannot log users out
-	network.Settle(t.Context())
+	settle(t, network)
 	require.Equal(t, []string{first}, b.there.Heads())
 }
 
@@ -179,10 +179,10 @@ func TestPolicyServerSignsEveryKind(t *testing.T) {
 	b.alice.Do("POST", "/_matrix/client/v3/rooms/"+b.room+"/invite", object{"user_id": invited.UserID("frank")}).WantOK()
 	b.alice.MustBan(b.room, bob)
 	require.Equal(t, "ban", b.alice.State(b.room, "m.room.member", bob.ID).Get("membership").String())
-	network.Settle(t.Context())
+	settle(t, network)
 	count := 0
 	for _, e := range b.there.Events() {
-		if e.Get(`signatures.hs\.test`).Exists() && e.Get("origin_server_ts").Int() > 0 && after(b.there, e, "m.room.policy") {
+		if e.Get(`signatures.hs\.test`).Exists() && e.Get("origin_server_ts").Int() > 0 && guarded(b.there, e) {
 			require.True(t, b.police.signed(string(e.JSON)), "%s", e.JSON)
 			count++
 		}
@@ -191,9 +191,9 @@ func TestPolicyServerSignsEveryKind(t *testing.T) {
 	require.Contains(t, string(invited.Asked("/_matrix/federation/v2/invite")[0].Body), "ed25519:policy_server")
 }
 
-// after reports whether an event is deeper than the m.room.policy of a room.
-func after(room *homeservertest.RogueRoom, e homeservertest.PDU, eventType string) bool {
-	first, _ := room.State(eventType, "")
+// guarded reports whether an event is deeper than the m.room.policy of a room.
+func guarded(room *homeservertest.RogueRoom, e homeservertest.PDU) bool {
+	first, _ := room.State("m.room.policy", "")
 	return e.Get("depth").Int() > first.Get("depth").Int()
 }
 
@@ -222,7 +222,7 @@ func TestRoomMovesOnWhilePolicyServerThinks(t *testing.T) {
 		b.alice.SendTxn(b.room, "m.room.message", "same", object{"msgtype": "m.text", "body": "fourth"}).WantOK()
 	})
 	fourth := b.alice.SendTxn(b.room, "m.room.message", "same", object{"msgtype": "m.text", "body": "fourth"}).WantOK().Get("event_id").String()
-	network.Settle(t.Context())
+	settle(t, network)
 	require.Equal(t, []string{fourth}, b.there.Heads(), "of two requests at once one event came about")
 }
 
@@ -352,7 +352,7 @@ func TestUpgradeWithPolicyServer(t *testing.T) {
 			require.Equal(t, next, b.alice.State(b.room, "m.room.tombstone", "").Get("replacement_room").String())
 			require.EqualValues(t, 50, b.alice.State(b.room, "m.room.power_levels", "").Get("events_default").Int())
 			require.Equal(t, b.room, b.alice.State(next, "m.room.create", "").Get("predecessor.room_id").String())
-			network.Settle(t.Context())
+			settle(t, network)
 			tombstone, _ := b.there.State("m.room.tombstone", "")
 			require.True(t, b.police.signed(string(tombstone.JSON)))
 		})

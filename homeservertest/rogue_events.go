@@ -370,6 +370,16 @@ func (room *RogueRoom) Event(eventID string) (PDU, bool) {
 	return PDU{}, false
 }
 
+// Events are all events of the room, in the order in which the rogue got or made them.
+func (room *RogueRoom) Events() (all []PDU) {
+	room.rogue.mu.Lock()
+	defer room.rogue.mu.Unlock()
+	for _, e := range room.events {
+		all = append(all, e.PDU)
+	}
+	return all
+}
+
 // State is an event of the newest state; false when there is none.
 func (room *RogueRoom) State(eventType, stateKey string) (PDU, bool) {
 	room.rogue.mu.Lock()

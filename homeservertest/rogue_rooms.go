@@ -16,29 +16,44 @@ import (
 // CreateRoom makes a public room of a version, whose creator is in it.
 func (r *Rogue) CreateRoom(version, creator string) *RogueRoom {
 	r.network.t.Helper()
+	rules, _ := roomversion.Get(version)
+	create, users := Fields{"room_version": version}, Fields{creator: 100}
+	if rules != nil && rules.CreatorInContent {
+		create["creator"] = creator
+	}
+	if rules != nil && rules.PrivilegedCreators {
+		users = Fields{}
+	}
+	room := r.Found(version, creator, create, nil)
+	room.Extend(Draft{Type: "m.room.member", Sender: creator, StateKey: &creator, Content: Fields{"membership": "join"}})
+	room.Extend(Draft{Type: "m.room.power_levels", Sender: creator, StateKey: Key(""), Content: Fields{"users": users}})
+	room.Extend(Draft{Type: "m.room.join_rules", Sender: creator, StateKey: Key(""), Content: Fields{"join_rule": "public"}})
+	return room
+}
+
+// Found makes a room of a version that has nothing but an m.room.create, of this sender and with this content, whatever
+// that is. before, if not nil, changes the event before it is hashed and signed.
+func (r *Rogue) Found(version, creator string, content any, before func(Fields)) *RogueRoom {
+	r.network.t.Helper()
 	rules, ok := roomversion.Get(version)
 	require.True(r.network.t, ok, "room version %q", version)
 	room := &RogueRoom{Version: version, rogue: r, rules: rules}
-	create := Fields{"room_version": version}
-	if rules.CreatorInContent {
-		create["creator"] = creator
-	}
 	if !rules.RoomIDIsCreateHash {
 		room.ID = "!" + rand.Text() + ":" + r.name
 	}
-	first := room.Extend(Draft{Type: "m.room.create", Sender: creator, StateKey: Key(""), Content: create})
+	first := room.Extend(Draft{Type: "m.room.create", Sender: creator, StateKey: Key(""), Content: content, Before: before})
 	if rules.RoomIDIsCreateHash {
 		room.ID = "!" + first.ID[1:]
 	}
-	room.Extend(Draft{Type: "m.room.member", Sender: creator, StateKey: &creator, Content: Fields{"membership": "join"}})
-	users := Fields{creator: 100}
-	if rules.PrivilegedCreators {
-		users = Fields{}
-	}
-	room.Extend(Draft{Type: "m.room.power_levels", Sender: creator, StateKey: Key(""), Content: Fields{"users": users}})
-	room.Extend(Draft{Type: "m.room.join_rules", Sender: creator, StateKey: Key(""), Content: Fields{"join_rule": "public"}})
 	r.keep(room)
 	return room
+}
+
+// Populate lets the creator of a room join it, and anybody else.
+func (room *RogueRoom) Populate(creator string) {
+	room.rogue.network.t.Helper()
+	room.Extend(Draft{Type: "m.room.member", Sender: creator, StateKey: &creator, Content: Fields{"membership": "join"}})
+	room.Extend(Draft{Type: "m.room.join_rules", Sender: creator, StateKey: Key(""), Content: Fields{"join_rule": "public"}})
 }
 
 func (r *Rogue) keep(room *RogueRoom) {

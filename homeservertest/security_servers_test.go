@@ -137,7 +137,7 @@ func TestF53BannedWhilePolling(t *testing.T) {
 func TestF54KeptOut(t *testing.T) {
 	s := besiege(t, "11")
 	event := s.alice.Send(s.id, "hi")
-	s.network.Settle(t.Context())
+	settle(t, s.network)
 	s.alice.SetState(s.id, "m.room.server_acl", "", map[string]any{"allow": []string{"*"}, "deny": []string{"rogue.test"}}).WantOK()
 	p := s.room.Build(s.text())
 	answer := s.rogue.Send(s.hs, []homeservertest.PDU{p},
@@ -289,7 +289,10 @@ func TestF98DeniedNetworks(t *testing.T) {
 	trap, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var caught atomic.Int32
-	go func() {
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	defer trap.Close()
+	waiting.Go(func() {
 		for {
 			c, err := trap.Accept()
 			if err != nil {
@@ -298,8 +301,7 @@ func TestF98DeniedNetworks(t *testing.T) {
 			caught.Add(1)
 			c.Close()
 		}
-	}()
-	defer trap.Close()
+	})
 	hs := homeservertest.New(t, func(cfg *homeserver.Config) {
 		cfg.Federation = homeserver.Federation{Enabled: true, Resolver: trapped{}}
 	})

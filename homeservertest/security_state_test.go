@@ -26,7 +26,7 @@ func TestF28NoPower(t *testing.T) {
 			s := besiege(t, version)
 			bob := s.hs.User("bob")
 			bob.MustJoin(s.id)
-			s.network.Settle(t.Context())
+			settle(t, s.network)
 			before := s.state()
 			outsider := s.rogue.UserID("outsider")
 			for name, d := range map[string]homeservertest.Draft{
@@ -144,7 +144,7 @@ func creators(more ...any) map[string]any {
 // F-35: three forks whose users change each other's power, ban each other and write topics at the same time, merged:
 // the state is that of a naive reading of the specification.
 func TestF35ForksMerge(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(forks) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { mergeForks(t, seed) })
 	}
 }
@@ -179,11 +179,11 @@ func mergeForks(t *testing.T, seed uint64) {
 	dice.Shuffle(len(forks), func(i, j int) { forks[i], forks[j] = forks[j], forks[i] })
 	rogue.Send(hs, forks[:len(forks)/2]).WantOK()
 	rogue.Send(hs, forks[len(forks)/2:]).WantOK()
+	want := naiveState(t, room)
 	merge := rogue.Text(root, "merged")
-	merge.Prev = heads
-	merge.Auth = authFrom(version, naiveState(t, room), root)
+	merge.Prev, merge.Auth = heads, authFrom(version, want, root)
 	s.takes("the merge", room.Extend(merge))
-	require.Equal(t, naiveState(t, room), s.state(), "in version %s", version)
+	require.Equal(t, want, s.state(), "in version %s", version)
 }
 
 // authFrom are the auth events of a message that a user sends in a state.
@@ -236,7 +236,7 @@ func TestF37Redactions(t *testing.T) {
 			elsewhere := s.rogue.Join(s.hs, other, s.rogue.UserID("eve"))
 			foreign := elsewhere.Send(s.hs, s.rogue.Text(s.rogue.UserID("eve"), "elsewhere"))
 			target := s.alice.Send(s.id, "stays")
-			s.network.Settle(t.Context())
+			settle(t, s.network)
 			create, _ := s.room.State("m.room.create", "")
 			redaction := func(target string) homeservertest.PDU {
 				d := homeservertest.Draft{Type: "m.room.redaction", Sender: s.mal, Content: map[string]any{"redacts": target}}

@@ -193,7 +193,7 @@ func (s *siege) state() map[string]string {
 // told are the events of the room that the rogue was sent, in their order, once nothing is under way.
 func (s *siege) told() (list []gjson.Result) {
 	s.t.Helper()
-	s.network.Settle(s.t.Context())
+	settle(s.t, s.network)
 	for _, asked := range s.rogue.Asked("/_matrix/federation/v1/send/") {
 		for _, p := range gjson.GetBytes(asked.Body, "pdus").Array() {
 			if p.Get("room_id").String() == s.id {
@@ -219,7 +219,7 @@ func (s *siege) levels(levels map[string]any, users map[string]int) {
 		content[key] = level
 	}
 	s.alice.SetState(s.id, "m.room.power_levels", "", content).WantOK()
-	s.network.Settle(s.t.Context())
+	settle(s.t, s.network)
 }
 
 // alive requires that the server answers quickly while fn runs and that little memory and few goroutines are left.
@@ -244,7 +244,7 @@ func (s *siege) alive(megabytes int, fn func()) {
 	fn()
 	close(done)
 	require.Less(s.t, <-slowest, time.Second, "/versions")
-	s.network.Settle(s.t.Context())
+	settle(s.t, s.network)
 	require.Less(s.t, heap()-memory, megabytes<<20, "bytes more than before")
 	require.Less(s.t, runtime.NumGoroutine()-routines, 50, "goroutines more than before")
 }

@@ -55,13 +55,15 @@ func New(t testing.TB, opts ...func(*homeserver.Config)) *Server {
 	t.Helper()
 	cfg := homeserver.Config{
 		ServerName:   Name,
-		Storage:      sqlite.Memory(),
 		Registration: homeserver.Registration{Mode: homeserver.RegistrationOpen, Guests: true},
 		PasswordCost: auth.Cheap(),
 		Limits:       homeserver.Limits{Off: true},
 	}
 	for _, opt := range opts {
 		opt(&cfg)
+	}
+	if cfg.Storage == nil {
+		cfg.Storage = sqlite.Memory()
 	}
 	s := &Server{t: t, engine: cfg.Storage}
 	cfg.Storage = lasting{cfg.Storage}

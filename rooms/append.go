@@ -225,8 +225,7 @@ func (s *Service) redactsAny(w *roomstate.Writer, redaction *event.Event) bool {
 // found: it could be on its way only. In a room with a policy server fn proposes one event, last of all.
 func (s *Service) act(ctx context.Context, room id.RoomID, fn func(w *roomstate.Writer) (proposed bool, err error)) error {
 	p, err := s.underLock(ctx, room, fn)
-	var u *unrecommended
-	if errors.As(err, &u) {
+	if u, unsigned := errors.AsType[*unrecommended](err); unsigned {
 		_, err = s.sendRecommended(ctx, u)
 		return err
 	}

@@ -107,8 +107,8 @@ func notSuspended(c *httpapi.Call) error {
 // event that would change nothing. An event that the room's rules refuse is mxerr.Forbidden.
 func (s *Service) Send(ctx context.Context, d Draft) (id.EventID, error) {
 	p, known, err := s.propose(ctx, d)
-	var u *unrecommended
-	if errors.As(err, &u) {
+	u, unsigned := errors.AsType[*unrecommended](err)
+	if unsigned {
 		known, err = s.sendRecommended(ctx, u)
 	}
 	if err != nil {
@@ -120,7 +120,7 @@ func (s *Service) Send(ctx context.Context, d Draft) (id.EventID, error) {
 		}
 		known = p.Events[0].ID
 	}
-	if d.StateKey != nil && (p != nil || u != nil) {
+	if d.StateKey != nil && (p != nil || unsigned) {
 		s.afterState(ctx, d)
 	}
 	s.Presence.Active(d.Sender, d.Device)
