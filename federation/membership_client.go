@@ -27,7 +27,7 @@ const (
 )
 
 // MakeMember asks a server that is in a room for the template of a member event. Nothing in it is checked but that it
-// is an object.
+// is an object, and that a version which is named is not empty: that would pass for one that is not named.
 //
 // A server that refuses gives an *mxerr.Error, as all methods for memberships do.
 //
@@ -40,14 +40,28 @@ func (c *Client) MakeMember(ctx context.Context, server id.ServerName, wish room
 	if wish.Membership != "leave" {
 		r.Query = url.Values{"ver": wish.Versions}
 	}
-	t := &rooms.Template{}
-	if err := c.ask(ctx, r, t); err != nil {
+	var answer struct {
+		Event   json.RawMessage `json:"event"`
+		Version *string         `json:"room_version"`
+	}
+	if err := c.ask(ctx, r, &answer); err != nil {
 		return nil, err
 	}
-	if !isObject(t.Event) {
+	if !isObject(answer.Event) {
 		return nil, malformed(server, "gives no template of an event")
 	}
-	return t, nil
+	return template(server, answer.Event, answer.Version)
+}
+
+// template is what a server gives, with the empty version when it names none, which is not to name an empty one.
+func template(server id.ServerName, event json.RawMessage, version *string) (*rooms.Template, error) {
+	switch {
+	case version == nil:
+		return &rooms.Template{Event: event}, nil
+	case *version == "":
+		return nil, malformed(server, "names an empty room version")
+	}
+	return &rooms.Template{Event: event, Version: *version}, nil
 }
 
 // SendJoin lets a server take in a join, and returns what it tells of the room: at most 512 MiB, of which nothing is

@@ -98,7 +98,11 @@ func TestMakeMember(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "/_matrix/federation/v1/make_join/%21r%2F1:peer.test/@u:asker.test?ver=1&ver=12", a.peer.Asked("/_matrix/federation")[0].Path)
 	require.Equal(t, "/_matrix/federation/v1/make_leave/%21r%2F1:peer.test/@u:asker.test", a.peer.Asked("/_matrix/federation")[1].Path)
-	for _, answer := range []string{`[]`, `{}`, `{"event":null}`, `{"event":[]}`, `{"event":"x"}`, `{"event":{},"room_version":11}`, `{"event":{},"event":{}}`, `{`, ``} {
+	a.script(map[string]string{"make_": `{"event":{"type":"m.room.member"}}`})
+	template, err = a.MakeMember(t.Context(), peerName, wish)
+	require.NoError(t, err)
+	require.Empty(t, template.Version)
+	for _, answer := range []string{`[]`, `{}`, `{"event":null}`, `{"event":[]}`, `{"event":"x"}`, `{"event":{},"room_version":11}`, `{"event":{},"room_version":""}`, `{"event":{},"event":{}}`, `{`, ``} {
 		a.script(map[string]string{"make_": answer})
 		_, err := a.MakeMember(t.Context(), peerName, wish)
 		require.Error(t, err, answer)
