@@ -131,6 +131,9 @@ func (rd *reader) stateAt(ctx context.Context, text string) (roomstate.Root, err
 		return 0, err
 	}
 	e, err := rd.lastBefore(ctx, min(before, roomstate.OrdAfter(rd.upTo)))
+	if e == nil && err == nil {
+		e, err = rd.founding(ctx)
+	}
 	switch {
 	case err != nil || e == nil:
 		return 0, err
@@ -141,6 +144,16 @@ func (rd *reader) stateAt(ctx context.Context, text string) (roomstate.Root, err
 		return e.Now, err
 	}
 	return 0, mxerr.Forbidden.With("you may not see the room as it was then")
+}
+
+// founding returns the second event of a room, by which its creator is in it: a token of the beginning, such as the
+// prev_batch of a room that was told whole, means that there is nothing before, not that nobody is there.
+func (rd *reader) founding(ctx context.Context) (*roomstate.Event, error) {
+	list, err := rd.Room.HistoryForwards(ctx, firstPlace, roomstate.OrdAfter(rd.upTo), 2)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	return list[len(list)-1], nil
 }
 
 // members returns the member events of a state.

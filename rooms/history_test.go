@@ -503,6 +503,17 @@ func TestMembersAtAPlaceBeforeJoining(t *testing.T) {
 	alice.Do("GET", inRoom(room, "members")+"?at="+early, nil).WantOK()
 }
 
+// The prev_batch of a room that was told whole names no place at which nobody was there.
+func TestMembersAtTheBeginning(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	room := alice.CreateRoom(homeservertest.Public)
+	start := alice.Sync("").Joined(room).Get("timeline.prev_batch").String()
+	bob.MustJoin(room)
+	there := alice.Do("GET", inRoom(room, "members")+"?at="+start, nil).WantOK().Get("chunk.#.state_key")
+	require.JSONEq(t, `["`+alice.ID+`"]`, there.Raw)
+}
+
 // Everything is the same when nothing is in memory any more.
 func TestHistoryAfterRestart(t *testing.T) {
 	hs := homeservertest.New(t)

@@ -73,7 +73,10 @@ func TestForgottenRoomsAreNotTold(t *testing.T) {
 	bob.MustLeave(room)
 	bob.Forget(room).WantOK()
 	require.False(t, ask(bob, "filter", withLeft).Left(room).Exists())
-	require.False(t, bob.Sync(since).Left(room).Exists())
+	s := bob.Sync(since)
+	require.True(t, s.Left(room).Exists(), "but that the user left is, to devices that have not heard of it")
+	require.False(t, bob.Sync(s.NextBatch).Left(room).Exists())
+	require.False(t, ask(bob, "since", s.NextBatch, "full_state", "true", "filter", withLeft).Left(room).Exists())
 	bob.MustJoin(room)
 	require.True(t, bob.Sync(since).Joined(room).Exists(), "until they join again")
 }

@@ -186,7 +186,11 @@ func (l *look) consider(roomID id.RoomID, h hint) error {
 		return nil
 	}
 	m, known := l.mine.Get(roomID)
-	if !known || m.Forgotten || !l.Filter.Room.wants(roomID) {
+	if !known || !l.Filter.Room.wants(roomID) {
+		return nil
+	}
+	// A user's other devices are told of the leave, lest they show for ever a room that was forgotten at once.
+	if m.Forgotten && (l.initial || m.Since <= l.from) {
 		return nil
 	}
 	if m.Since <= l.to && !l.worth(m.Membership, m.Since) {
