@@ -31,6 +31,7 @@ type Call struct {
 	names    []string
 	values   [maxValues]string
 	w        http.ResponseWriter
+	limits   *limits // nil: none
 	bodyRead bool
 }
 

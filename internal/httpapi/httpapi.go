@@ -48,7 +48,9 @@ type Route struct {
 
 	also        []pattern // further patterns of the same handler
 	rateLimited bool
+	budget      Budget // what is counted when rateLimited
 	evenLocked  bool
+	adminOnly   bool
 	optional    bool // an empty body stands for {}
 	anyEventID  bool // {eventId} is the handler's to check
 	maxBody     int64
@@ -67,8 +69,16 @@ func (r *Route) Patterns() []string {
 // Option changes a Route.
 type Option func(*Route)
 
-// RateLimited puts the endpoint under the limit of its caller: the user, or the address without a token.
-func RateLimited() Option { return func(r *Route) { r.rateLimited = true } }
+// RateLimited puts the endpoint under the limit of its caller: the user, or the address without a token. A budget says
+// what is counted; General without one.
+func RateLimited(budget ...Budget) Option {
+	return func(r *Route) {
+		r.rateLimited = true
+		for _, b := range budget {
+			r.budget = b
+		}
+	}
+}
 
 // MaxBody sets how many bytes the body may have; DefaultMaxBody otherwise.
 func MaxBody(n int64) Option { return func(r *Route) { r.maxBody = n } }
@@ -79,6 +89,10 @@ func OptionalBody() Option { return func(r *Route) { r.optional = true } }
 // AnyEventID lets the handler check {eventId}: where it has to fit an event in the body, of which there may be worse to
 // say. It is text of at most 255 bytes.
 func AnyEventID() Option { return func(r *Route) { r.anyEventID = true } }
+
+// AdminOnly serves administrators of the server alone: others get M_FORBIDDEN, before anything else of the request is
+// looked at.
+func AdminOnly() Option { return func(r *Route) { r.adminOnly = true } }
 
 // EvenLocked serves users whose account is locked, as logout must.
 func EvenLocked() Option { return func(r *Route) { r.evenLocked = true } }

@@ -31,6 +31,8 @@ func (s *sessions) Session(_ context.Context, token string, seen httpapi.Seen) (
 	switch token {
 	case "alice", "bob":
 		return &httpapi.Session{User: id.UserID("@" + token + ":hs"), Device: "PHONE"}, nil
+	case "admin":
+		return &httpapi.Session{User: "@admin:hs", Admin: true}, nil
 	case "guest":
 		return &httpapi.Session{User: "@guest:hs", Guest: true}, nil
 	case "locked":

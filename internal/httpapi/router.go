@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -100,7 +99,7 @@ func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rt.unrecognized(w, &look)
 		return
 	}
-	c := &Call{Request: r, route: look.endpoint.route, names: look.endpoint.names, values: look.values, w: w}
+	c := &Call{Request: r, route: look.endpoint.route, names: look.endpoint.names, values: look.values, w: w, limits: rt.limits}
 	rt.call(w, c)
 }
 
@@ -141,6 +140,9 @@ func (rt *Router) identify(c *Call) error {
 	if s != nil && s.Guest && c.route.Access == Authed {
 		return mxerr.GuestAccessForbidden
 	}
+	if c.route.adminOnly && !c.Admin {
+		return mxerr.Forbidden.With("only administrators of this server may do this")
+	}
 	return rt.limit(c)
 }
 
@@ -173,20 +175,8 @@ func (rt *Router) findSession(c *Call) error {
 
 // limit counts the call against its user, or against its address when nobody is known. Other servers have no limit here.
 func (rt *Router) limit(c *Call) error {
-	if !c.route.rateLimited || rt.limits == nil || c.Origin != "" {
+	if !c.route.rateLimited {
 		return nil
 	}
-	var wait time.Duration
-	switch {
-	case c.Session == nil:
-		wait = rt.limits.address(c.IP)
-	case !c.Session.Unlimited:
-		wait = rt.limits.user(c.User)
-	}
-	if wait <= 0 {
-		return nil
-	}
-	limited := mxerr.LimitExceeded.Set("retry_after_ms", wait.Milliseconds())
-	limited.RetryAfter = wait
-	return limited
+	return c.Charge(c.route.budget, 1)
 }
