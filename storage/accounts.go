@@ -60,7 +60,10 @@ const insertAccount = `
 func (tx *Tx) InsertAccount(a Account) (bool, error) {
 	n, err := tx.exec(insertAccount, a.User, a.PasswordHash, a.CreatedMS, a.Guest, a.Admin, a.Deactivated, a.Erased,
 		a.Locked, a.Suspended, a.Leaving, notNil(a.Terms))
-	return n == 1, err
+	if err != nil || n != 1 {
+		return false, err
+	}
+	return true, tx.personChanged(a.User)
 }
 
 const updateAccount = `
@@ -72,7 +75,10 @@ const updateAccount = `
 func (tx *Tx) UpdateAccount(a Account) error {
 	_, err := tx.exec(updateAccount, a.User, a.PasswordHash, a.Guest, a.Admin, a.Deactivated, a.Erased, a.Locked,
 		a.Suspended, a.Leaving, notNil(a.Terms))
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.personChanged(a.User)
 }
 
 // notNil makes an absent blob an empty one, for columns that are NOT NULL.

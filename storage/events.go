@@ -101,8 +101,10 @@ const updatePlaced = `
 
 // PlaceEvent gives an event that was an outlier, or hidden, its place and its states.
 func (tx *Tx) PlaceEvent(e *Event) error {
-	_, err := tx.exec(updatePlaced, e.Pos, e.Ord, e.Before, e.After, e.Now, e.Flags)
-	return err
+	if _, err := tx.exec(updatePlaced, e.Pos, e.Ord, e.Before, e.After, e.Now, e.Flags); err != nil {
+		return err
+	}
+	return tx.searchAgain(e.Pos)
 }
 
 const updateOutside = `UPDATE mx_events SET flags = 2 WHERE room = $1 AND flags = 3`
@@ -146,8 +148,10 @@ const updateRedacted = `
 
 // RedactEvent replaces the event at a position by its redacted form, because of the redaction at by.
 func (tx *Tx) RedactEvent(pos Pos, json []byte, by Pos) error {
-	_, err := tx.exec(updateRedacted, pos, json, by)
-	return err
+	if _, err := tx.exec(updateRedacted, pos, json, by); err != nil {
+		return err
+	}
+	return tx.searchAgain(pos)
 }
 
 // InsertAnnotation remembers an annotation: room, said (a hash), event_id.

@@ -34,8 +34,10 @@ const upsertProfileField = `
 
 // PutProfileField sets a field of a user's profile.
 func (tx *Tx) PutProfileField(user id.UserID, f ProfileField) error {
-	_, err := tx.exec(upsertProfileField, user, f.Name, f.Value)
-	return err
+	if _, err := tx.exec(upsertProfileField, user, f.Name, f.Value); err != nil {
+		return err
+	}
+	return tx.personChanged(user)
 }
 
 const deleteProfileField = `DELETE FROM mx_profiles WHERE user_id = $1 AND name = $2`
@@ -43,13 +45,18 @@ const deleteProfileField = `DELETE FROM mx_profiles WHERE user_id = $1 AND name 
 // DeleteProfileField removes a field of a user's profile and reports whether it was there.
 func (tx *Tx) DeleteProfileField(user id.UserID, name string) (bool, error) {
 	n, err := tx.exec(deleteProfileField, user, name)
-	return n == 1, err
+	if err != nil || n != 1 {
+		return false, err
+	}
+	return true, tx.personChanged(user)
 }
 
 const deleteProfile = `DELETE FROM mx_profiles WHERE user_id = $1`
 
 // DeleteProfile removes everything of a user's profile.
 func (tx *Tx) DeleteProfile(user id.UserID) error {
-	_, err := tx.exec(deleteProfile, user)
-	return err
+	if _, err := tx.exec(deleteProfile, user); err != nil {
+		return err
+	}
+	return tx.personChanged(user)
 }
