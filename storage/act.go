@@ -54,6 +54,7 @@ type Act struct {
 	first    Pos
 	rows     []row
 	rooms    []RoomWrite
+	then     []then       // what Do has added in its last run
 	progress atomic.Int32 // one of the following
 	done     chan struct{}
 	err      error // belongs to the batcher until done is closed
@@ -70,6 +71,17 @@ const (
 type row struct {
 	into *Insert
 	args []any
+}
+
+// then is what follows the commit of an act beside what the act says itself.
+type then struct{ committed, announced func(first Pos) }
+
+// Then lets committed and announced be called as Act.Committed and Act.Announced are, behind those of the act whose
+// function runs now: for what is done inside an act of somebody else. Either may be nil.
+func (tx *Tx) Then(committed, announced func(first Pos)) {
+	if tx.act != nil {
+		tx.act.then = append(tx.act.then, then{committed, announced})
+	}
 }
 
 // RoomWrite moves a room on. Its Seq is compared with what is stored, so that stale memory never writes.
@@ -134,7 +146,7 @@ func (a *Act) take() bool { return a.progress.CompareAndSwap(waiting, taken) }
 
 // finish answers whoever waits. The act may be kept for its answer, so its rows are let go.
 func (a *Act) finish() {
-	a.rows, a.rooms = nil, nil
+	a.rows, a.rooms, a.then = nil, nil, nil
 	close(a.done)
 }
 

@@ -273,6 +273,7 @@ func (b *batcher) perform(tx *Tx, a *Act) (err error) {
 	if err := b.rows.flush(tx); err != nil || a.Do == nil {
 		return err
 	}
+	a.then, tx.act = nil, a
 	return a.Do(tx, a.first)
 }
 
@@ -371,11 +372,21 @@ func (a *Act) tell() {
 	case a.err == nil && a.Committed != nil:
 		a.Committed(a.first)
 	}
+	for _, t := range a.then {
+		if a.err == nil && t.committed != nil {
+			t.committed(a.first)
+		}
+	}
 }
 
 func (a *Act) announce() {
 	defer recovered(&a.err)
 	if a.err == nil && a.Announced != nil {
 		a.Announced(a.first)
+	}
+	for _, t := range a.then {
+		if a.err == nil && t.announced != nil {
+			t.announced(a.first)
+		}
 	}
 }

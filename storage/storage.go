@@ -215,6 +215,7 @@ type Tx struct {
 	conn    Conn
 	ctx     context.Context
 	dialect Dialect
+	act     *Act // whose function runs now; nil in a read
 }
 
 // exec runs a statement and returns how many rows it touched.
