@@ -72,7 +72,7 @@ func TestEventStreamWaits(t *testing.T) {
 func TestEventStreamParameters(t *testing.T) {
 	alice, _ := two(t)
 	const path = "/_matrix/client/v3/events?"
-	for _, query := range []string{"from=garbage", "from=s99999999_0_0", "timeout=soon"} {
+	for _, query := range []string{"from=garbage", "from=s99999999_0_0", "timeout=soon", "limit=few", "limit=-2", "room_id=room"} {
 		alice.Do("GET", path+query, nil).WantError(400, "M_INVALID_PARAM")
 	}
 	alice.Do("GET", path+"room_id=!r:hs", nil).WantError(403, "M_FORBIDDEN")

@@ -56,10 +56,7 @@ const (
 
 // tell looks once and makes the answer of what is new.
 func (s *Service) tell(ctx context.Context, q *Request) (*Answer, error) {
-	l := &look{Service: s, Request: q, ctx: ctx, now: s.Now(), to: s.DB.Published(), initial: q.Since == nil}
-	if q.Since != nil {
-		l.from = min(q.Since.Pos, l.to)
-	}
+	l := s.newLook(ctx, q)
 	if err := l.find(); err != nil {
 		return nil, fmt.Errorf("sync of %s: %w", q.User, err)
 	}
@@ -70,6 +67,15 @@ func (s *Service) tell(ctx context.Context, q *Request) (*Answer, error) {
 		return nil, fmt.Errorf("sync of %s: %w", q.User, err)
 	}
 	return &Answer{body: l.out.b, next: l.next(), news: l.out.said, members: l.members}, nil
+}
+
+// newLook is a look at what is new since a request's token, up to now.
+func (s *Service) newLook(ctx context.Context, q *Request) *look {
+	l := &look{Service: s, Request: q, ctx: ctx, now: s.Now(), to: s.DB.Published(), initial: q.Since == nil}
+	if q.Since != nil {
+		l.from = min(q.Since.Pos, l.to)
+	}
+	return l
 }
 
 // next is where the following look begins.

@@ -188,6 +188,11 @@ func (l *look) writePresence() {
 
 func (l *look) writePresent(st *ephemeral.Status, now time.Time) {
 	l.out.item().raw(`{"content":{`)
+	l.writeStatus(st, now)
+}
+
+// writeStatus writes an m.presence whose content has been begun.
+func (l *look) writeStatus(st *ephemeral.Status, now time.Time) {
 	if st.AvatarURL != nil && *st.AvatarURL != "" {
 		l.out.key("avatar_url").text(*st.AvatarURL)
 	}

@@ -10,6 +10,10 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/sync", s.sync),
 		// events.go
 		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/events", s.getEvents),
+		// old_sync.go
+		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v3/initialSync", s.initialSync),
+		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v3/rooms/{roomId}/initialSync", s.roomInitialSync),
+		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v3/events/{eventId}", s.getOneEvent),
 		// filter.go
 		httpapi.Handle(httpapi.Authed, "POST "+user+"/filter", s.defineFilter, httpapi.MaxBody(maxFilter)),
 		httpapi.Handle(httpapi.Authed, "GET "+user+"/filter/{filterId}", s.getFilter),

@@ -9,6 +9,7 @@ import (
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/notify"
 	"github.com/embedmatrix/homeserver/internal/token"
 	"github.com/embedmatrix/homeserver/storage"
 )
@@ -137,7 +138,13 @@ func (s *Service) await(ctx context.Context, q *Request) (*Answer, error) {
 	if q.Timeout <= 0 {
 		return s.tell(ctx, q)
 	}
-	wait := s.Hub.Wait(q.User) // before looking: what comes after the look wakes
+	return s.awaitNews(ctx, q, s.Hub.Wait(q.User), s.tell)
+}
+
+// awaitNews is await for whoever has registered for wake-ups before: what comes after a look wakes.
+func (s *Service) awaitNews(ctx context.Context, q *Request, wait *notify.Waiter,
+	tell func(context.Context, *Request) (*Answer, error),
+) (*Answer, error) {
 	defer wait.Close()
 	timer := time.NewTimer(min(q.Timeout, maxTimeout))
 	defer timer.Stop()
@@ -146,7 +153,7 @@ func (s *Service) await(ctx context.Context, q *Request) (*Answer, error) {
 		if err := s.stillHere(ctx, q, &logouts); err != nil {
 			return nil, err
 		}
-		a, err := s.tell(ctx, q)
+		a, err := tell(ctx, q)
 		if err != nil || a.news || last {
 			return a, err
 		}
@@ -189,11 +196,16 @@ func (s *Service) stillHere(ctx context.Context, q *Request, seen *int64) error 
 
 // tellLarge is tell for an answer about every room.
 func (s *Service) tellLarge(ctx context.Context, q *Request) (*Answer, error) {
+	return s.oneOfFewLarge(ctx, func() (*Answer, error) { return s.tell(ctx, q) })
+}
+
+// oneOfFewLarge makes a large answer once there is a place for it.
+func (s *Service) oneOfFewLarge(ctx context.Context, make func() (*Answer, error)) (*Answer, error) {
 	select {
 	case s.large <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	defer func() { <-s.large }()
-	return s.tell(ctx, q)
+	return make()
 }

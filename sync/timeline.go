@@ -199,12 +199,16 @@ func (l *look) writeTimeline(p *place, v *roomstate.Viewer, t *timeline) error {
 	} else {
 		l.out.raw("false")
 	}
-	prev := token.History{Ord: roomstate.OrdAfter(p.upTo)}
-	if len(t.events) > 0 {
-		prev.Ord = t.events[0].Ord
-	}
-	l.out.key("prev_batch").text(prev.String()).raw("}")
+	l.out.key("prev_batch").text(p.beginning(t).String()).raw("}")
 	return nil
+}
+
+// beginning is the place in a room's history before a timeline.
+func (p *place) beginning(t *timeline) token.History {
+	if len(t.events) > 0 {
+		return token.History{Ord: t.events[0].Ord}
+	}
+	return token.History{Ord: roomstate.OrdAfter(p.upTo)}
 }
 
 // writeEvent writes an event as the filter wants to have it.

@@ -122,6 +122,9 @@ func (h *Hub) Wait(user id.UserID) *Waiter {
 // WaitNamed is Wait for whoever is interested in all users that Wake names: those whose memberships have changed.
 func (h *Hub) WaitNamed() *Waiter { return h.Wait("") }
 
+// WaitOutside is Wait for whoever looks into a room without being in it: a Members of its has its id too.
+func (h *Hub) WaitOutside(room id.RoomID) *Waiter { return h.Wait(id.UserID(room)) }
+
 // Close ends the waiting.
 func (w *Waiter) Close() {
 	w.hub.mu.Lock()

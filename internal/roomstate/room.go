@@ -443,19 +443,22 @@ func (r *Room) findFirstLocked() {
 	r.first = slices.Clone(list[:min(len(list), maxFirst)])
 }
 
-// Joined is the set of users who are joined now, for wake-ups.
+// Joined is the set of users who are joined now, for wake-ups, and of those who look into the room from outside: they wait
+// under its id, notify.Hub.WaitOutside.
 type Joined struct{ *Room }
 
 // Len counts them.
-func (j Joined) Len() int { n, _ := j.Counts(); return n }
+func (j Joined) Len() int { n, _ := j.Counts(); return n + 1 }
 
 // Has reports whether user is joined.
 func (j Joined) Has(user id.UserID) bool {
 	m, ok := j.Member(user)
-	return ok && m.Membership == "join"
+	return ok && m.Membership == "join" || string(user) == string(j.ID)
 }
 
 // Each calls fn for each until it returns false.
 func (j Joined) Each(fn func(id.UserID) bool) {
-	j.Members(func(m Member) bool { return m.Membership != "join" || fn(m.User) })
+	if fn(id.UserID(j.ID)) {
+		j.Members(func(m Member) bool { return m.Membership != "join" || fn(m.User) })
+	}
 }
