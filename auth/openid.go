@@ -28,7 +28,7 @@ type openIDToken struct {
 // requestOpenIDToken implements POST /_matrix/client/v3/user/{userId}/openid/request_token.
 //
 // https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3useruseridopenidrequest_token
-func (s *Service) requestOpenIDToken(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*openIDToken, error) {
+func (s *Service) requestOpenIDToken(ctx context.Context, c *httpapi.Call, _ *struct{}) (*openIDToken, error) {
 	if c.UserID("userId") != c.User {
 		return nil, mxerr.Forbidden.With("you can only ask for tokens of your own")
 	}

@@ -1,0 +1,325 @@
+package homeservertest_test
+
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/embedmatrix/homeserver"
+	"github.com/embedmatrix/homeserver/homeservertest"
+)
+
+// caller is somebody for whom a request would be right, but for what the test breaks of it. What it has is made when it
+// is first needed, and anew when a request has used it up.
+type caller struct {
+	t    *testing.T
+	hs   *homeservertest.Server
+	n    int // makes names
+	made map[string]string
+	as   map[string]*homeservertest.User
+}
+
+func newCaller(t *testing.T, hs *homeservertest.Server) *caller {
+	c := &caller{t: t, hs: hs}
+	c.forget()
+	return c
+}
+
+// forget has everything made anew.
+func (c *caller) forget() { c.made, c.as = map[string]string{}, map[string]*homeservertest.User{} }
+
+// furnished gives a server whatever an operation needs of its configuration.
+func furnished(cfg *homeserver.Config) { discoverable(cfg) }
+
+// user is a user of the test: everybody has a role.
+func (c *caller) user(role string) *homeservertest.User {
+	u, ok := c.as[role]
+	if !ok {
+		u = c.hs.User(role + c.number())
+		c.as[role] = u
+	}
+	return u
+}
+
+// once makes something that is kept.
+func (c *caller) once(name string, create func() string) string {
+	if _, ok := c.made[name]; !ok {
+		c.made[name] = create()
+	}
+	return c.made[name]
+}
+
+func (c *caller) number() string {
+	c.n++
+	return strconv.Itoa(c.n)
+}
+
+// room is where alice and bob are.
+func (c *caller) room() string {
+	return c.once("room", func() string {
+		id := c.user("alice").CreateRoom(homeservertest.Public)
+		c.user("bob").MustJoin(id)
+		return id
+	})
+}
+
+// other is a room of bob's into which everybody may come.
+func (c *caller) other() string {
+	return c.once("other", func() string { return c.user("bob").CreateRoom(homeservertest.Public) })
+}
+
+// left is a room that alice has left.
+func (c *caller) left() string {
+	return c.once("left", func() string {
+		c.user("alice").MustJoin(c.other())
+		c.user("alice").MustLeave(c.other())
+		return c.other()
+	})
+}
+
+// knockable is a room of bob's at which everybody may knock.
+func (c *caller) knockable() string {
+	return c.once("knockable", func() string {
+		return c.user("bob").CreateRoomWith(object{"initial_state": []object{
+			{"type": "m.room.join_rules", "content": object{"join_rule": "knock"}},
+		}})
+	})
+}
+
+// event is a message of alice's.
+func (c *caller) event() string {
+	return c.once("event", func() string { return c.user("alice").Send(c.room(), "hi") })
+}
+
+// thread is the root of a thread.
+func (c *caller) thread() string {
+	return c.once("thread", func() string {
+		c.user("bob").SendEvent(c.room(), "m.room.message", object{
+			"msgtype": "m.text", "body": "yes", "m.relates_to": object{"rel_type": "m.thread", "event_id": c.event()},
+		}).WantOK()
+		return c.event()
+	})
+}
+
+// state is a state event "org.example.state" with the key "key".
+func (c *caller) state() string {
+	return c.once("state", func() string {
+		return c.user("alice").SetState(c.room(), "org.example.state", "key", object{"a": 1}).WantOK().Get("event_id").String()
+	})
+}
+
+func (c *caller) filter() string {
+	return c.once("filter", func() string {
+		alice := c.user("alice")
+		return alice.Do("POST", v3+"/user/"+url.PathEscape(alice.ID)+"/filter", object{}).WantOK().Get("filter_id").String()
+	})
+}
+
+// data is account data of alice's, of herself and in the room.
+func (c *caller) data() string {
+	return c.once("data", func() string {
+		mine := v3 + "/user/" + url.PathEscape(c.user("alice").ID)
+		c.user("alice").Do("PUT", mine+"/account_data/org.example.note", object{}).WantOK()
+		c.user("alice").Do("PUT", mine+"/rooms/"+url.PathEscape(c.room())+"/account_data/org.example.note", object{}).WantOK()
+		return "org.example.note"
+	})
+}
+
+// alias is an alias of the room.
+func (c *caller) alias() string {
+	return c.once("alias", func() string {
+		alias := "#alias" + c.number() + ":hs.test"
+		c.user("alice").Do("PUT", v3+"/directory/room/"+url.PathEscape(alias), object{"room_id": c.room()}).WantOK()
+		return alias
+	})
+}
+
+// name is a profile field of alice's.
+func (c *caller) name() string {
+	return c.once("name", func() string {
+		alice := c.user("alice")
+		alice.Do("PUT", v3+"/profile/"+url.PathEscape(alice.ID)+"/displayname", object{"displayname": "Alice"}).WantOK()
+		return "displayname"
+	})
+}
+
+func (c *caller) banned() *homeservertest.User {
+	c.once("banned", func() string { c.user("alice").Ban(c.room(), c.user("carol")).WantOK(); return "" })
+	return c.user("carol")
+}
+
+// value is what stands for a name, in paths, queries and bodies, where goodRequests says nothing else.
+func (c *caller) value(name string) (string, bool) {
+	switch name {
+	case "userId":
+		return c.user("alice").ID, true
+	case "user_id", "userid":
+		return c.user("bob").ID, true
+	case "roomId", "roomIdOrAlias", "room_id":
+		return c.room(), true
+	case "roomAlias":
+		return c.alias(), true
+	case "eventId", "event_id":
+		return c.event(), true
+	case "deviceId":
+		return c.user("alice").Device, true
+	case "filterId":
+		return c.filter(), true
+	case "type":
+		return c.data(), true
+	case "keyName":
+		return c.name(), true
+	case "txnId":
+		return "txn" + c.number(), true
+	case "username":
+		return "user" + c.number(), true
+	case "eventType":
+		return "org.example.state", true
+	case "stateKey":
+		c.state()
+		return "key", true
+	}
+	text, ok := map[string]string{
+		"tag": "u.work", "token": "none", "ts": "0", "new_version": "11", "new_password": "a long passphrase", "reason": "because",
+		"search_term": "alice", "serverName": "hs.test",
+	}[name]
+	return text, ok
+}
+
+// fit says what is special about a good request of an operation.
+type fit struct {
+	status int // of the answer; 0 is 200
+	as     string
+	values func(c *caller) map[string]string // of the path
+	body   func(c *caller) any
+	spends bool // a request that succeeds uses the caller up
+}
+
+func fixed(body any) func(*caller) any { return func(*caller) any { return body } }
+
+// at sets one value of a path.
+func at(name string, value func(c *caller) string) func(*caller) map[string]string {
+	return func(c *caller) map[string]string { return map[string]string{name: value(c)} }
+}
+
+// whom names a user in a body.
+func whom(who func(c *caller) *homeservertest.User) func(*caller) any {
+	return func(c *caller) any { return object{"user_id": who(c).ID} }
+}
+
+func bob(c *caller) *homeservertest.User { return c.user("bob") }
+
+// goodRequests are the operations whose good request is not made of names alone.
+func goodRequests() map[string]fit {
+	display := func(*caller) string { return "displayname" }
+	return map[string]fit{
+		"POST " + v3 + "/login": {body: func(c *caller) any {
+			return object{"type": "m.login.password", "password": c.user("alice").Password, "identifier": object{"type": "m.id.user", "user": c.user("alice").ID}}
+		}},
+		"POST " + v3 + "/refresh": {spends: true, body: func(c *caller) any {
+			token := c.once("refresh", func() string {
+				return c.hs.Guest().Do("POST", v3+"/login", object{
+					"type": "m.login.password", "password": c.user("alice").Password, "refresh_token": true,
+					"identifier": object{"type": "m.id.user", "user": c.user("alice").ID},
+				}).WantOK().Get("refresh_token").String()
+			})
+			return object{"refresh_token": token}
+		}},
+		"POST " + v3 + "/register":                     {status: 401, spends: true},
+		"POST " + v3 + "/account/password":             {status: 401},
+		"POST " + v3 + "/account/deactivate":           {status: 401},
+		"POST " + v3 + "/delete_devices":               {status: 401, body: func(c *caller) any { return object{"devices": []string{c.user("alice").Device}} }},
+		"DELETE " + v3 + "/devices/{deviceId}":         {status: 401},
+		"POST " + v3 + "/logout":                       {spends: true},
+		"POST " + v3 + "/logout/all":                   {spends: true},
+		"POST " + v3 + "/join/{roomIdOrAlias}":         {spends: true, values: at("roomIdOrAlias", (*caller).other)},
+		"POST " + v3 + "/rooms/{roomId}/join":          {spends: true, values: at("roomId", (*caller).other)},
+		"POST " + v3 + "/knock/{roomIdOrAlias}":        {spends: true, values: at("roomIdOrAlias", (*caller).knockable)},
+		"POST " + v3 + "/rooms/{roomId}/leave":         {spends: true},
+		"POST " + v3 + "/rooms/{roomId}/forget":        {spends: true, values: at("roomId", (*caller).left)},
+		"POST " + v3 + "/rooms/{roomId}/invite":        {spends: true, body: whom(func(c *caller) *homeservertest.User { return c.user("dave") })},
+		"POST " + v3 + "/rooms/{roomId}/kick":          {spends: true, body: whom(bob)},
+		"POST " + v3 + "/rooms/{roomId}/ban":           {spends: true, body: whom(bob)},
+		"POST " + v3 + "/rooms/{roomId}/unban":         {spends: true, body: whom((*caller).banned)},
+		"POST " + v3 + "/rooms/{roomId}/upgrade":       {spends: true},
+		"PUT " + v3 + "/directory/room/{roomAlias}":    {spends: true, values: at("roomAlias", func(c *caller) string { return "#new" + c.number() + ":hs.test" })},
+		"DELETE " + v3 + "/directory/room/{roomAlias}": {spends: true},
+		"PUT " + v3 + "/profile/{userId}/{keyName}":    {values: at("keyName", display), body: fixed(object{"displayname": "Alice"})},
+		"DELETE " + v3 + "/profile/{userId}/{keyName}": {values: at("keyName", display)},
+		"PUT " + v3 + "/presence/{userId}/status":      {body: fixed(object{"presence": "online"})},
+		"PUT " + v3 + "/directory/list/room/{roomId}":  {body: fixed(object{"visibility": "public"})},
+	}
+}
+
+// good makes the request of an operation that nothing is wrong with.
+func (c *caller) good(a *asked, f fit) *request {
+	c.t.Helper()
+	as := f.as
+	if as == "" {
+		as = "alice"
+	}
+	r := &request{as: c.user(as), method: a.method, pattern: a.path, path: map[string]string{}, query: map[string]string{}}
+	var special map[string]string
+	if f.values != nil {
+		special = f.values(c)
+	}
+	for _, p := range a.parameters {
+		value, ok := special[p.Name]
+		switch {
+		case !ok && (p.In == "path" || p.Required):
+			value = c.fitting(a, p.Name, p.Schema)
+		case !ok:
+			continue
+		}
+		if p.In == "path" {
+			r.path[p.Name] = url.PathEscape(value)
+		} else {
+			r.query[p.Name] = url.QueryEscape(value)
+		}
+	}
+	switch {
+	case f.body != nil:
+		r.body = f.body(c)
+	case a.body != nil:
+		r.body = c.sample(a, "", a.body)
+	}
+	return r
+}
+
+// fitting is the text of a parameter.
+func (c *caller) fitting(a *asked, name string, s *shape) string {
+	c.t.Helper()
+	if len(s.Enum) > 0 {
+		return fmt.Sprint(s.Enum[0])
+	}
+	text, ok := c.value(name)
+	require.True(c.t, ok, "%s: what fits {%s}? Say it in badinput_fit_test.go", a, name)
+	return text
+}
+
+// sample is the smallest value of a shape.
+func (c *caller) sample(a *asked, name string, s *shape) any {
+	c.t.Helper()
+	switch {
+	case len(s.Enum) > 0:
+		return s.Enum[0]
+	case s.takes("object") && (len(s.Type) > 0 || len(s.Properties) > 0):
+		o := object{}
+		for _, key := range s.Required {
+			o[key] = c.sample(a, key, s.Properties[key])
+		}
+		return o
+	case s.takes("array") && len(s.Type) > 0:
+		return []any{}
+	case s.takes("boolean") && len(s.Type) > 0:
+		return true
+	case s.takes("integer") && len(s.Type) > 0:
+		return 1
+	}
+	text, ok := c.value(name)
+	require.True(c.t, ok, "%s: what fits %q in its body? Say it in badinput_fit_test.go", a, name)
+	return text
+}
