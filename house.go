@@ -89,13 +89,14 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 		return errors.Join(err, h.peers.part(ctx), h.auth.Close(ctx))
 	}
 	h.sync.Start()
+	h.rooms.Start()
 	return nil
 }
 
 func newRooms(cfg Config, server id.ServerName, key signing.Key, h *house, cache *roomstate.Cache) *rooms.Service {
 	c := rooms.Config{
 		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Presence: h.presence, Now: cfg.Now,
-		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, Log: cfg.Logger,
+		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, FindAllUsers: cfg.FindAllUsers, Log: cfg.Logger,
 	}
 	h.peers.remote(&c)
 	service := rooms.New(c)
@@ -127,7 +128,7 @@ func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) 
 		ServerName: server, DB: h.db, Authenticator: cfg.Authenticator, PasswordCost: cfg.PasswordCost,
 		Registration: cfg.Registration, Tokens: cfg.Tokens, Discovery: discovery, Admins: admins,
 		Rooms: h.rooms, Hooks: cfg.Hooks, Log: cfg.Logger, Now: cfg.Now, Rand: cfg.Rand,
-		Dependants: []auth.Dependant{{Deactivated: forgetData}, {Deactivated: h.rooms.Deactivated}, {Deactivated: h.sync.Deactivated}},
+		Dependants: []auth.Dependant{{Deactivated: forgetData}, {Deactivated: h.rooms.Deactivated}, {Deactivated: h.sync.Deactivated, Deleted: h.sync.DeletedDevices}},
 		LoggedOut:  h.sync.LoggedOut,
 	})
 }
@@ -168,6 +169,7 @@ func (h *house) route(cfg Config) {
 // close ends the parts in the opposite order.
 func (h *house) close(ctx context.Context) error {
 	h.typing.Close()
+	h.rooms.Close()
 	h.sync.Close()
 	return errors.Join(h.auth.Close(ctx), h.db.Close())
 }

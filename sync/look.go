@@ -39,6 +39,9 @@ type look struct {
 	data     map[id.RoomID][]storage.AccountData // by room, "" for global
 	receipts map[int64][]storage.Receipt         // by the room's number
 
+	messages []storage.ToDevice // to the device,
+	inbox    storage.Pos        // of which there are more behind this position, if it is not 0
+
 	out     page
 	scratch []byte
 	members map[memberKey]storage.Pos // the member events that are told, of lazily loading devices
@@ -63,6 +66,9 @@ func (s *Service) tell(ctx context.Context, q *Request) (*Answer, error) {
 	if err := l.read(); err != nil {
 		return nil, fmt.Errorf("sync of %s: %w", q.User, err)
 	}
+	if err := l.readMessages(); err != nil {
+		return nil, fmt.Errorf("messages to %s of %s: %w", q.Device, q.User, err)
+	}
 	if err := l.write(); err != nil {
 		return nil, fmt.Errorf("sync of %s: %w", q.User, err)
 	}
@@ -80,7 +86,7 @@ func (s *Service) newLook(ctx context.Context, q *Request) *look {
 
 // next is where the following look begins.
 func (l *look) next() token.Stream {
-	return token.Stream{Pos: l.to, Typing: l.typingNow, Presence: l.presenceNow, Boot: l.Typing.Boot}
+	return token.Stream{Pos: l.to, Inbox: l.inbox, Typing: l.typingNow, Presence: l.presenceNow, Boot: l.Typing.Boot}
 }
 
 // find finds the rooms of which there may be something to tell.
@@ -307,6 +313,7 @@ func (l *look) write() error {
 	if err := l.writeRooms(); err != nil {
 		return err
 	}
+	l.writeMessages()
 	// Required of every answer; keys are kept with end-to-end encryption.
 	l.out.key("device_one_time_keys_count").raw("{}")
 	l.out.key("device_unused_fallback_key_types").raw("[]")

@@ -25,6 +25,8 @@ func (s *Service) Routes() []httpapi.Route {
 		// presence.go
 		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v3/presence/{userId}/status", s.getPresence),
 		httpapi.Handle(httpapi.Authed, "PUT /_matrix/client/v3/presence/{userId}/status", s.setPresence, httpapi.RateLimited()),
+		// to_device.go
+		httpapi.Handle(httpapi.GuestOK, "PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId}", s.sendToDevice),
 		// tags.go
 		httpapi.Handle(httpapi.Authed, "GET "+user+"/rooms/{roomId}/tags", s.getRoomTags),
 		httpapi.Handle(httpapi.Authed, "PUT "+user+"/rooms/{roomId}/tags/{tag}", s.setRoomTag),

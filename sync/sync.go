@@ -115,6 +115,22 @@ func (s *Service) stream(c *httpapi.Call, name string) (*token.Stream, error) {
 // end or that of ctx; the first two answer that nothing is new.
 func (s *Service) Sync(ctx context.Context, q Request) (*Answer, error) {
 	defer s.Presence.Syncing(q.User, q.Device, q.SetPresence)()
+	acknowledged, err := s.acknowledge(ctx, &q)
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.answer(ctx, q)
+	if acknowledged != nil && err == nil {
+		err = acknowledged.Wait(ctx) // else a crash would bring back what was acknowledged
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// answer is Sync but for the acknowledgement.
+func (s *Service) answer(ctx context.Context, q Request) (*Answer, error) {
 	if !q.Filter.Room.lazy() {
 		return s.await(ctx, &q)
 	}
@@ -146,6 +162,8 @@ func (s *Service) awaitNews(ctx context.Context, q *Request, wait *notify.Waiter
 	tell func(context.Context, *Request) (*Answer, error),
 ) (*Answer, error) {
 	defer wait.Close()
+	mail, leave := s.inboxes.wait(deviceKey{q.User, q.Device})
+	defer leave()
 	timer := time.NewTimer(min(q.Timeout, maxTimeout))
 	defer timer.Stop()
 	logouts := s.logouts.Load()
@@ -161,6 +179,7 @@ func (s *Service) awaitNews(ctx context.Context, q *Request, wait *notify.Waiter
 		select {
 		case <-wait.C:
 			last = s.Hub.Drained()
+		case <-mail:
 		case <-timer.C:
 			return a, nil
 		case <-ctx.Done():
@@ -172,6 +191,7 @@ func (s *Service) awaitNews(ctx context.Context, q *Request, wait *notify.Waiter
 // LoggedOut ends the waiting of devices of a user that are gone. It is called after the commit, and does not wait.
 func (s *Service) LoggedOut(user id.UserID, devices []id.DeviceID) {
 	s.Presence.LoggedOut(user, devices)
+	s.inboxes.forget(devicesOf(user, devices))
 	s.logouts.Add(1)
 	s.Hub.Wake(nil, user)
 }

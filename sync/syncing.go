@@ -32,7 +32,9 @@ type Config struct {
 	// Presence is who is there, with numbers beside the boot id of Typing. Nil: nobody is told of it.
 	Presence   *ephemeral.Presence
 	Peers      Peers         // other servers, which are told of it; nil: none is
-	ServerName id.ServerName // this server's; only needed with Presence
+	ServerName id.ServerName // this server's; needed for presence and for messages to devices
+
+	Outbox Outbox // takes messages to devices of other servers; nil: they are passed over
 }
 
 // Service tells clients what is new. Its methods may be called at once. It has no goroutines before Start.
@@ -41,6 +43,8 @@ type Service struct {
 	filters *filterCache
 	wishes  *wishCache
 	sent    *sentMembers
+	inboxes *inboxes
+	parcels atomic.Int64  // counts acts with messages to devices
 	logouts atomic.Int64  // counts what LoggedOut was told
 	large   chan struct{} // a place for each large answer that is being made
 
@@ -62,6 +66,7 @@ func New(cfg Config) *Service {
 	}
 	return &Service{
 		Config: cfg, filters: newFilterCache(), wishes: newWishCache(), sent: newSentMembers(),
-		large: make(chan struct{}, maxLarge), changes: make(chan struct{}, 1),
+		inboxes: newInboxes(cfg.DB),
+		large:   make(chan struct{}, maxLarge), changes: make(chan struct{}, 1),
 	}
 }

@@ -23,16 +23,29 @@ const maxOrd = 1 << 62
 // of the latest changes that are not stored, which mean something only beside the boot id of their process.
 type Stream struct {
 	Pos      int64
+	Inbox    int64 // up to where messages to the device were told, while that is less than Pos; 0: up to Pos
 	Typing   int64
 	Presence int64  // 0: nothing was told of it
 	Boot     string // letters and digits
 }
 
-// String is "s" and the three parts, of which the second is that of typing and, unless it is 0, that of presence.
+// Messages is up to where messages to the device were told.
+func (s Stream) Messages() int64 {
+	if s.Inbox != 0 {
+		return s.Inbox
+	}
+	return s.Pos
+}
+
+// String is "s" and three parts: the position and, unless it is 0, that of messages; the number of typing and, unless it
+// is 0, that of presence; the boot id.
 func (s Stream) String() string {
 	b := append(make([]byte, 0, 64), 's')
-	b = append(strconv.AppendInt(b, s.Pos, 10), '_')
-	b = strconv.AppendInt(b, s.Typing, 10)
+	b = strconv.AppendInt(b, s.Pos, 10)
+	if s.Inbox != 0 {
+		b = strconv.AppendInt(append(b, '.'), s.Inbox, 10)
+	}
+	b = strconv.AppendInt(append(b, '_'), s.Typing, 10)
 	if s.Presence != 0 {
 		b = strconv.AppendInt(append(b, '.'), s.Presence, 10)
 	}
@@ -46,18 +59,25 @@ func ParseStream(text string) (Stream, error) {
 	if len(parts) != 3 || !plain(parts[2]) {
 		return Stream{}, ErrBad
 	}
-	pos, err1 := strconv.ParseInt(parts[0], 10, 64)
-	types, there, ok := strings.Cut(parts[1], ".")
-	typing, err2 := strconv.ParseInt(types, 10, 64)
-	s := Stream{Pos: pos, Typing: typing, Boot: parts[2]}
-	var err3 error
-	if ok {
-		s.Presence, err3 = strconv.ParseInt(there, 10, 64)
-	}
-	if err1 != nil || err2 != nil || err3 != nil || pos < 0 || pos > maxPos || typing < 0 || s.Presence < 0 || s.String() != text {
+	s := Stream{Boot: parts[2]}
+	err1 := parsePair(parts[0], &s.Pos, &s.Inbox)
+	err2 := parsePair(parts[1], &s.Typing, &s.Presence)
+	if err1 != nil || err2 != nil || s.Pos > maxPos || s.Inbox != 0 && s.Inbox >= s.Pos || s.String() != text {
 		return Stream{}, ErrBad
 	}
 	return s, nil
+}
+
+// parsePair reads a number, and a second one behind a dot unless it is missing; none is negative.
+func parsePair(text string, a, b *int64) (err error) {
+	first, second, ok := strings.Cut(text, ".")
+	if *a, err = strconv.ParseInt(first, 10, 64); err == nil && ok {
+		*b, err = strconv.ParseInt(second, 10, 64)
+	}
+	if err == nil && (*a < 0 || *b < 0) {
+		err = ErrBad
+	}
+	return err
 }
 
 func plain(s string) bool {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestTokensComeBackAsTheyWere(t *testing.T) {
-	for _, s := range []token.Stream{{}, {Pos: 12, Typing: 3, Boot: "aB9"}, {Pos: 12, Typing: 3, Presence: 40, Boot: "a"}} {
+	for _, s := range []token.Stream{{}, {Pos: 12, Typing: 3, Boot: "aB9"}, {Pos: 12, Typing: 3, Presence: 40, Boot: "a"}, {Pos: 12, Inbox: 5, Boot: "a"}} {
 		got, err := token.ParseStream(s.String())
 		require.NoError(t, err, "ParseStream(%q)", s)
 		require.Equal(t, s, got)
@@ -23,7 +23,7 @@ func TestTokensComeBackAsTheyWere(t *testing.T) {
 
 func TestOtherTextsAreNoTokens(t *testing.T) {
 	texts := []string{
-		"", "s", "t", "x1", "s1", "s1_2", "s1_2_3_4", "s-1_0_a", "s01_0_a", "s1_2.0_a", "s1_2._a", "s1_2.-1_a", "s1_2.3.4_a", "s1_.3_a", "s1.2_3_a", "s+1_0_a", "1_0_a", "s1_0_a b",
+		"", "s", "t", "x1", "s1", "s1_2", "s1_2_3_4", "s-1_0_a", "s01_0_a", "s1_2.0_a", "s1_2._a", "s1_2.-1_a", "s1_2.3.4_a", "s1_.3_a", "s1.2_3_a", "s2.2_0_a", "s2.0_0_a", "s2.-1_0_a", "s2.1.1_0_a", "s+1_0_a", "1_0_a", "s1_0_a b",
 		"s99999999999999999999_0_a", "s9223372036854775807_0_a", "t+1", "t01", "t1.5", "1", "t9223372036854775807", "tt1",
 	}
 	for _, text := range texts {
