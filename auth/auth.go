@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -31,6 +32,12 @@ type Config struct {
 	Registration Registration
 	Tokens       Lifetimes
 	Discovery    Discovery
+
+	// ProfileFields are what users may change of their profiles. The rooms keep to it; here it is told.
+	ProfileFields ProfileFields
+
+	// AdminContact is a URI at which the administrator is reached, which M_RESOURCE_LIMIT_EXCEEDED names.
+	AdminContact string
 
 	// Admins are administrators whatever their accounts say.
 	Admins []id.UserID
@@ -139,7 +146,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Tokens.Access == 0 {
 		cfg.Tokens.Access = time.Hour
 	}
-	if err := errors.Join(cfg.Registration.validate(), cfg.Discovery.validate()); err != nil {
+	if err := errors.Join(cfg.Registration.validate(), cfg.Discovery.validate(), cfg.checkContact()); err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}
 	s := &Service{cfg: cfg, db: cfg.DB, authn: cfg.Authenticator, log: cfg.Log, random: cfg.Rand}
@@ -151,6 +158,17 @@ func New(cfg Config) (*Service, error) {
 	}
 	s.sightings.wake, s.unfinished = make(chan struct{}, 1), make(chan struct{}, 1)
 	return s, nil
+}
+
+// checkContact: "An administrator contact … MUST be provided" to whoever meets a limit.
+func (cfg Config) checkContact() error {
+	if u, err := url.Parse(cfg.AdminContact); err != nil || cfg.AdminContact != "" && u.Scheme == "" {
+		return fmt.Errorf("the AdminContact %q is no URI, such as mailto:root@example.org", cfg.AdminContact)
+	}
+	if cfg.Registration.MaxUsers > 0 && cfg.AdminContact == "" {
+		return errors.New("Registration.MaxUsers needs an AdminContact for those who are turned away")
+	}
+	return nil
 }
 
 // Start begins the work in the background: it stores when devices were seen, and finishes deactivations that

@@ -117,7 +117,7 @@ func TestHostUsers(t *testing.T) {
 	h.passwords["alice"] = "pw-alice"
 	s := newServer(t, func(c *auth.Config) { c.Authenticator = h })
 	ctx := context.Background()
-	require.Equal(t, []any{M{"type": "m.login.password"}, M{"type": "com.example.ticket"}}, s.get("/login", "").ok()["flows"])
+	require.Equal(t, []any{M{"type": "m.login.password"}, M{"type": "com.example.ticket"}, M{"type": "m.login.token", "get_login_token": true}}, s.get("/login", "").ok()["flows"])
 
 	alice := (&user{s: s, name: "alice", password: "pw-alice"}).again(nil)
 	require.Equal(t, id.UserID("@alice:example.org"), alice.id)
@@ -159,7 +159,7 @@ func TestHostWithoutAbilities(t *testing.T) {
 	s.post("/register", "", M{"auth": dummy, "username": "bob", "password": "x"}).fails(403, "M_FORBIDDEN")
 	s.post("/account/password", alice.token, M{"auth": alice.proof(""), "new_password": "x"}).fails(403, "M_FORBIDDEN")
 	require.Equal(t, M{"enabled": false}, s.get("/capabilities", alice.token).ok()["capabilities"].(M)["m.change_password"])
-	require.Equal(t, []any{M{"type": "m.login.password"}}, s.get("/login", "").ok()["flows"])
+	require.Equal(t, []any{M{"type": "m.login.password"}, M{"type": "m.login.token", "get_login_token": true}}, s.get("/login", "").ok()["flows"])
 	s.post("/account/deactivate", alice.token, M{"auth": alice.proof("")}).ok()
 	alice.login(nil).fails(403, "M_USER_DEACTIVATED")
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"slices"
 
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -33,7 +34,7 @@ type Discovery struct {
 	// Versions are the versions of the specification that are served. Nil: those that this library serves.
 	Versions []string
 
-	// Unstable are the unstable features in /versions.
+	// Unstable are unstable features in /versions, added to those that this library serves, or instead by their name.
 	Unstable map[string]bool
 
 	// RoomVersion is the version of new rooms. Empty: roomversion.Default.
@@ -86,7 +87,23 @@ func (d Discovery) roomVersion() string {
 // servedVersions are the versions of the specification whose endpoints are here or listed as absent with a reason, oldest
 // first. Clients look for one that they know; r0.6.1 stands for the paths below /r0/.
 func servedVersions() []string {
-	return []string{"r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12"}
+	return []string{
+		"r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13",
+		"v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
+	}
+}
+
+// unstableFeatures are what is served beyond the specification, and the names under which clients that know no newer
+// version of it look for parts of it.
+func unstableFeatures() map[string]bool {
+	return map[string]bool{
+		// Whether rooms of a preset have to be encrypted. Clients take that for false without it, and ask for it.
+		"io.element.e2ee_forced.private":         false,
+		"io.element.e2ee_forced.public":          false,
+		"io.element.e2ee_forced.trusted_private": false,
+
+		"org.matrix.msc2285.stable": true, // private read receipts
+	}
 }
 
 type versions struct {
@@ -99,13 +116,11 @@ type versions struct {
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientversions
 func (s *Service) getVersions(context.Context, *httpapi.Call, *httpapi.None) (*versions, error) {
 	d := s.cfg.Discovery
-	out := &versions{Versions: d.Versions, Unstable: d.Unstable}
+	out := &versions{Versions: d.Versions, Unstable: unstableFeatures()}
 	if out.Versions == nil {
 		out.Versions = servedVersions()
 	}
-	if out.Unstable == nil {
-		out.Unstable = map[string]bool{}
-	}
+	maps.Copy(out.Unstable, d.Unstable)
 	return out, nil
 }
 
@@ -170,23 +185,65 @@ type roomVersions struct {
 	Available map[string]string `json:"available"`
 }
 
+// moderation says which accounts of others the user may moderate.
+type moderation struct {
+	Suspend bool `json:"suspend"`
+	Lock    bool `json:"lock"`
+}
+
 // getCapabilities implements GET /_matrix/client/v3/capabilities.
 //
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3capabilities
-func (s *Service) getCapabilities(context.Context, *httpapi.Call, *httpapi.None) (*capabilities, error) {
+func (s *Service) getCapabilities(_ context.Context, c *httpapi.Call, _ *httpapi.None) (*capabilities, error) {
 	rooms := roomVersions{Default: s.cfg.Discovery.roomVersion(), Available: map[string]string{}}
 	for _, v := range roomversion.All() {
 		rooms.Available[v] = "stable"
 	}
+	fields := s.cfg.ProfileFields
 	out := &capabilities{map[string]any{
 		"m.change_password": enabled{s.canChangePassword()},
 		"m.room_versions":   rooms,
-		"m.profile_fields":  enabled{true},
-		"m.set_displayname": enabled{true},
-		"m.set_avatar_url":  enabled{true},
-		"m.3pid_changes":    enabled{false},
-		"m.get_login_token": enabled{false},
+		"m.profile_fields":  fields.capability(),
+		// "servers that directly or indirectly include the displayname profile field … MUST also set this capability"
+		"m.set_displayname":          enabled{fields.MayChange("displayname")},
+		"m.set_avatar_url":           enabled{fields.MayChange("avatar_url")},
+		"m.3pid_changes":             enabled{false},
+		"m.get_login_token":          enabled{s.givesLoginTokens()},
+		"m.forget_forced_upon_leave": enabled{false},
 	}}
+	if c.Admin { // "This property should be omitted altogether if suspend and lock would be false."
+		out.Capabilities["m.account_moderation"] = moderation{Suspend: true, Lock: true}
+	}
 	maps.Copy(out.Capabilities, s.cfg.Discovery.Capabilities)
 	return out, nil
+}
+
+// ProfileFields says which fields of their profile users may change. The zero value: all.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#mprofile_fields-capability
+type ProfileFields struct {
+	Fixed      bool     // none, whatever the following say
+	Allowed    []string // only these; nil: all that are not Disallowed
+	Disallowed []string // means nothing beside Allowed
+}
+
+// MayChange reports whether users may set and remove a field.
+func (f ProfileFields) MayChange(field string) bool {
+	if f.Allowed != nil {
+		return !f.Fixed && slices.Contains(f.Allowed, field)
+	}
+	return !f.Fixed && !slices.Contains(f.Disallowed, field)
+}
+
+type profileFields struct {
+	Enabled    bool     `json:"enabled"`
+	Allowed    []string `json:"allowed,omitzero"`
+	Disallowed []string `json:"disallowed,omitzero"`
+}
+
+func (f ProfileFields) capability() profileFields {
+	if f.Fixed {
+		return profileFields{}
+	}
+	return profileFields{true, f.Allowed, f.Disallowed}
 }

@@ -19,12 +19,17 @@ func TestVersions(t *testing.T) {
 		require.Contains(t, body["versions"], "r0.6.1")
 		require.Contains(t, body["versions"], "v1.1")
 		require.Contains(t, body["versions"], "v1.11")
-		require.Equal(t, M{}, body["unstable_features"])
+		require.Contains(t, body["versions"], "v1.19")
+		require.Equal(t, true, body["unstable_features"].(M)["org.matrix.msc2285.stable"])
+		require.Equal(t, false, body["unstable_features"].(M)["io.element.e2ee_forced.private"])
 	}
 	s = newServer(t, func(c *auth.Config) {
-		c.Discovery.Versions, c.Discovery.Unstable = []string{"v1.1"}, map[string]bool{"org.example.x": true}
+		c.Discovery.Versions, c.Discovery.Unstable = []string{"v1.1"}, map[string]bool{"org.example.x": true, "org.matrix.msc2285.stable": false}
 	})
-	require.Equal(t, M{"versions": []any{"v1.1"}, "unstable_features": M{"org.example.x": true}}, s.call("GET", "/_matrix/client/versions", "", nil).ok())
+	body := s.call("GET", "/_matrix/client/versions", "", nil).ok()
+	require.Equal(t, []any{"v1.1"}, body["versions"])
+	require.Equal(t, true, body["unstable_features"].(M)["org.example.x"])
+	require.Equal(t, false, body["unstable_features"].(M)["org.matrix.msc2285.stable"])
 }
 
 // DI-01, DI-03, DI-06.
@@ -64,12 +69,37 @@ func TestCapabilities(t *testing.T) {
 	require.Equal(t, M{"enabled": true}, got["m.set_displayname"])
 	require.Equal(t, M{"enabled": false}, got["m.set_avatar_url"])
 	require.Equal(t, M{"enabled": false}, got["m.3pid_changes"])
-	require.Equal(t, M{"enabled": false}, got["m.get_login_token"])
+	require.Equal(t, M{"enabled": true}, got["m.get_login_token"])
+	require.Equal(t, M{"enabled": false}, got["m.forget_forced_upon_leave"])
 	require.Equal(t, 1.0, got["org.example.x"])
 	rooms := got["m.room_versions"].(M)
 	require.Equal(t, "11", rooms["default"])
 	require.Len(t, rooms["available"], 12)
 	require.Equal(t, "stable", rooms["available"].(M)["11"])
+}
+
+// CA-01, CA-03: what of a profile cannot be changed, and the older names for two of its fields.
+func TestProfileFieldsCapability(t *testing.T) {
+	tests := []struct {
+		name            string
+		fields          auth.ProfileFields
+		want            M
+		display, avatar bool // whether display names and avatars can be changed
+	}{
+		{"all", auth.ProfileFields{}, M{"enabled": true}, true, true},
+		{"none", auth.ProfileFields{Fixed: true, Allowed: []string{"displayname"}}, M{"enabled": false}, false, false},
+		{"some", auth.ProfileFields{Allowed: []string{"avatar_url", "m.tz"}}, M{"enabled": true, "allowed": []any{"avatar_url", "m.tz"}}, false, true},
+		{"all but", auth.ProfileFields{Disallowed: []string{"avatar_url"}}, M{"enabled": true, "disallowed": []any{"avatar_url"}}, true, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newServer(t, func(c *auth.Config) { c.ProfileFields = tt.fields })
+			got := s.get("/capabilities", s.user("alice").token).ok()["capabilities"].(M)
+			require.Equal(t, tt.want, got["m.profile_fields"])
+			require.Equal(t, M{"enabled": tt.display}, got["m.set_displayname"])
+			require.Equal(t, M{"enabled": tt.avatar}, got["m.set_avatar_url"])
+		})
+	}
 }
 
 func TestConfigIsChecked(t *testing.T) {
@@ -78,15 +108,17 @@ func TestConfigIsChecked(t *testing.T) {
 	defer db.Close()
 	text := map[string]auth.PolicyText{"en": {Name: "P", URL: "https://example.org"}}
 	bad := map[string]func(*auth.Config){
-		"no server name":        func(c *auth.Config) { c.ServerName = "" },
-		"no database":           func(c *auth.Config) { c.DB = nil },
-		"base URL":              func(c *auth.Config) { c.Discovery.BaseURL = "matrix.example.org" },
-		"identity server":       func(c *auth.Config) { c.Discovery.IdentityServer = "ftp://x" },
-		"room version":          func(c *auth.Config) { c.Discovery.RoomVersion = "99" },
-		"contact without way":   func(c *auth.Config) { c.Discovery.Support.Contacts = []auth.Contact{{Role: "m.role.admin"}} },
-		"contact without role":  func(c *auth.Config) { c.Discovery.Support.Contacts = []auth.Contact{{Email: "a@b"}} },
-		"terms without version": func(c *auth.Config) { c.Registration.Terms = map[string]auth.Policy{"p": {Texts: text}} },
-		"terms without text":    func(c *auth.Config) { c.Registration.Terms = map[string]auth.Policy{"p": {Version: "1"}} },
+		"no server name":          func(c *auth.Config) { c.ServerName = "" },
+		"no database":             func(c *auth.Config) { c.DB = nil },
+		"base URL":                func(c *auth.Config) { c.Discovery.BaseURL = "matrix.example.org" },
+		"administrator's contact": func(c *auth.Config) { c.AdminContact = "root" },
+		"limit without a contact": func(c *auth.Config) { c.Registration.MaxUsers = 1 },
+		"identity server":         func(c *auth.Config) { c.Discovery.IdentityServer = "ftp://x" },
+		"room version":            func(c *auth.Config) { c.Discovery.RoomVersion = "99" },
+		"contact without way":     func(c *auth.Config) { c.Discovery.Support.Contacts = []auth.Contact{{Role: "m.role.admin"}} },
+		"contact without role":    func(c *auth.Config) { c.Discovery.Support.Contacts = []auth.Contact{{Email: "a@b"}} },
+		"terms without version":   func(c *auth.Config) { c.Registration.Terms = map[string]auth.Policy{"p": {Texts: text}} },
+		"terms without text":      func(c *auth.Config) { c.Registration.Terms = map[string]auth.Policy{"p": {Version: "1"}} },
 		"terms with another URL": func(c *auth.Config) {
 			c.Registration.Terms = map[string]auth.Policy{"p": {Version: "1", Texts: map[string]auth.PolicyText{"en": {Name: "P", URL: "javascript:x"}}}}
 		},

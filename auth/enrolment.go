@@ -19,6 +19,7 @@ type enrolment struct {
 	token    string  // registration token to use up; empty: none
 	upgrade  bool    // the account is a guest's, who becomes a user
 	check    bool    // ask Hooks.CheckRegister
+	limited  bool    // Registration.MaxUsers holds
 
 	login *LoginRequest // nil: no session
 	seen  httpapi.Seen
@@ -150,6 +151,11 @@ func (s *Service) storeEnrolment(tx *storage.Tx, at storage.Pos, e enrolment, o 
 }
 
 func (s *Service) storeAccount(tx *storage.Tx, e enrolment) error {
+	if e.limited {
+		if err := s.checkCapacity(tx); err != nil {
+			return err
+		}
+	}
 	e.account.CreatedMS = s.nowMS()
 	free, err := tx.InsertAccount(e.account)
 	if err == nil && !free {

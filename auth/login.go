@@ -26,7 +26,8 @@ type loginFlows struct {
 }
 
 type loginFlow struct {
-	Type string `json:"type"`
+	Type     string `json:"type"`
+	GetToken bool   `json:"get_login_token,omitempty"`
 }
 
 // getLoginFlows implements GET /_matrix/client/v3/login.
@@ -35,7 +36,12 @@ type loginFlow struct {
 func (s *Service) getLoginFlows(context.Context, *httpapi.Call, *httpapi.None) (*loginFlows, error) {
 	out := &loginFlows{Flows: []loginFlow{}}
 	for _, t := range s.loginTypes() {
-		out.Flows = append(out.Flows, loginFlow{t})
+		if t != TypeToken {
+			out.Flows = append(out.Flows, loginFlow{Type: t})
+		}
+	}
+	if gives := s.givesLoginTokens(); gives || slices.Contains(s.loginTypes(), TypeToken) {
+		out.Flows = append(out.Flows, loginFlow{TypeToken, gives})
 	}
 	return out, nil
 }
@@ -77,6 +83,10 @@ func (s *Service) login(ctx context.Context, c *httpapi.Call, in *loginRequest) 
 	if in.Type == "" {
 		return nil, mxerr.MissingParam.With("type is missing")
 	}
+	r := LoginRequest{Device: in.Device, DeviceName: in.DeviceName, CanRefresh: in.RefreshToken}
+	if s.ownToken(in) {
+		return answerOf(s.loginByToken(ctx, in.Token, r, seenAt(c)))
+	}
 	if !slices.Contains(s.loginTypes(), in.Type) {
 		return nil, mxerr.BadRequest.With("the login type %s is not supported", clip(in.Type))
 	}
@@ -87,8 +97,10 @@ func (s *Service) login(ctx context.Context, c *httpapi.Call, in *loginRequest) 
 			return nil, err
 		}
 	}
-	r := LoginRequest{Device: in.Device, DeviceName: in.DeviceName, CanRefresh: in.RefreshToken}
-	g, err := s.loginAs(ctx, cred, r, seenAt(c))
+	return answerOf(s.loginAs(ctx, cred, r, seenAt(c)))
+}
+
+func answerOf(g *Grant, err error) (*grantAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -185,13 +197,22 @@ func (s *Service) loginAs(ctx context.Context, cred Credential, r LoginRequest, 
 	if err != nil {
 		return nil, err
 	}
-	if check := s.cfg.Hooks.CheckLogin; check != nil {
-		if err := check(ctx, string(who.user)); err != nil {
-			return nil, mxerr.Forbidden.With("%v", err)
-		}
+	if err := s.checkLogin(ctx, who.user); err != nil {
+		return nil, err
 	}
 	r.User = who.user
 	return s.begin(ctx, r, seen, func(tx *storage.Tx) error { return s.admit(tx, who) })
+}
+
+// checkLogin asks the host whether somebody who proved to be user may log in.
+func (s *Service) checkLogin(ctx context.Context, user id.UserID) error {
+	if s.cfg.Hooks.CheckLogin == nil {
+		return nil
+	}
+	if err := s.cfg.Hooks.CheckLogin(ctx, string(user)); err != nil {
+		return mxerr.Forbidden.With("%v", err)
+	}
+	return nil
 }
 
 // admit checks that a person who was proven outside the transaction may still have a session, and makes the account of

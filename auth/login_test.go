@@ -17,7 +17,7 @@ import (
 func TestLogin(t *testing.T) {
 	s := newServer(t)
 	alice := s.user("alice")
-	require.Equal(t, []any{M{"type": "m.login.password"}}, s.get("/login", "").ok()["flows"])
+	require.Contains(t, s.get("/login", "").ok()["flows"], M{"type": "m.login.password"})
 
 	tests := []struct {
 		name string
@@ -79,7 +79,6 @@ func TestLoginRefuses(t *testing.T) {
 		{"no password", M{"type": "m.login.password", "user": "alice"}, 400, "M_MISSING_PARAM"},
 		{"no type", M{"user": "alice", "password": "pw-alice"}, 400, "M_MISSING_PARAM"},
 		{"unknown type", M{"type": "m.login.magic", "user": "alice", "password": "pw-alice"}, 400, "M_UNKNOWN"},
-		{"token", M{"type": "m.login.token", "token": "x"}, 400, "M_UNKNOWN"},
 		{"application service", M{"type": "m.login.application_service", "user": "alice"}, 400, "M_UNKNOWN"},
 		{"password of another type", M{"type": "m.login.password", "user": "alice", "password": 1}, 400, "M_BAD_JSON"},
 		{"identifier of another type", M{"type": "m.login.password", "identifier": "alice"}, 400, "M_BAD_JSON"},

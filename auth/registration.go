@@ -38,6 +38,11 @@ type Registration struct {
 	// Terms are what people have to agree to when they register, by an id of your choice.
 	Terms map[string]Policy
 
+	// MaxUsers is how many accounts there may be that are not deactivated, guests too, before nobody more can register and
+	// gets M_RESOURCE_LIMIT_EXCEEDED; it needs Config.AdminContact. Accounts that the host or an administrator makes count,
+	// and are not refused. Zero: any number.
+	MaxUsers int
+
 	// MinPasswordLength is how many characters a password that a client sets must have. Zero: one.
 	MinPasswordLength int
 }
@@ -159,9 +164,12 @@ func (s *Service) registerGuest(ctx context.Context, c *httpapi.Call, body json.
 	if err := json.Unmarshal(body, &in); err != nil {
 		return nil, mxerr.BadJSON.With("initial_device_display_name: not a string")
 	}
+	if err := s.db.Read(ctx, s.checkCapacity); err != nil {
+		return nil, err
+	}
 	g, err := s.enrol(ctx, enrolment{
 		account: storage.Account{Guest: true}, prefix: "guest-",
-		login: &LoginRequest{DeviceName: in.DeviceName}, seen: seenAt(c),
+		login: &LoginRequest{DeviceName: in.DeviceName}, seen: seenAt(c), limited: true,
 	})
 	if err != nil {
 		return nil, err
@@ -212,10 +220,28 @@ func (s *Service) checkRegistration(ctx context.Context, in registerRequest) (e 
 		e.upgrade = true
 		return e, err
 	}
+	if err := s.db.Read(ctx, s.checkCapacity); err != nil {
+		return e, err
+	}
 	if in.Username != nil {
 		e.account.User, err = s.freeName(ctx, *in.Username)
 	}
 	return e, err
+}
+
+// checkCapacity refuses further accounts when there are as many as there may be.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#other-error-codes (M_RESOURCE_LIMIT_EXCEEDED)
+func (s *Service) checkCapacity(tx *storage.Tx) error {
+	most := s.cfg.Registration.MaxUsers
+	if most <= 0 {
+		return nil
+	}
+	n, err := tx.CountAccounts(most)
+	if err == nil && n >= most {
+		err = mxerr.ResourceLimitExceeded.With("this server has all the users it can have").Set("admin_contact", s.cfg.AdminContact)
+	}
+	return err
 }
 
 // guestToUpgrade returns the guest who becomes a user.
@@ -242,6 +268,7 @@ func (s *Service) finishRegistration(ctx context.Context, a *attempt, in registe
 		return nil, mxerr.MissingParam.With("password is missing")
 	}
 	e.password, e.token, e.seen, e.check = in.Password, a.token, seenAt(a.call), true
+	e.limited = true
 	if !in.InhibitLogin {
 		e.login = &LoginRequest{Device: in.Device, DeviceName: in.DeviceName, CanRefresh: in.RefreshToken}
 	}

@@ -311,6 +311,9 @@ func (s *Service) deleteDevices(tx *storage.Tx, at storage.Pos, user id.UserID, 
 			return nil, err
 		}
 	}
+	if err := tx.DeleteLoginTokensOf(user, gone); err != nil {
+		return nil, err
+	}
 	return gone, tx.DeleteDevices(user, gone)
 }
 

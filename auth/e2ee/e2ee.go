@@ -8,14 +8,14 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/notify"
-	"github.com/embedmatrix/homeserver/internal/roomstate"
+	"github.com/embedmatrix/homeserver/internal/token"
 	"github.com/embedmatrix/homeserver/storage"
 )
 
@@ -23,31 +23,41 @@ import (
 type Config struct {
 	ServerName id.ServerName
 	DB         *storage.DB
-	Cache      *roomstate.Cache // who shares rooms with whom
 	Hub        *notify.Hub
 
-	// Confirm has a caller prove who they are before body is acted on; see auth.Service.Confirm.
+	// Confirm has a caller prove who they are before body is acted on, and returns it without the proof: see
+	// auth.Service.Confirm.
 	Confirm func(ctx context.Context, c *httpapi.Call, body json.RawMessage) (json.RawMessage, error)
 
-	// Changes tells whose devices changed between two tokens of /sync; see syncing.Service. Nil: nobody's.
-	Changes func(ctx context.Context, user id.UserID, from, to string) (changed, left []id.UserID, err error)
-
-	Remote Remote           // other servers; nil: there are none
-	Now    func() time.Time // nil: time.Now
-	Log    *slog.Logger     // nil discards
+	Changes Changes          // what /keys/changes tells; nil: nothing
+	Lists   Lists            // the devices of users of other servers; nil: there are none
+	Remote  Remote           // asks other servers; nil: there are none
+	Now     func() time.Time // nil: time.Now
+	Log     *slog.Logger     // nil discards
 
 	// NoDeviceNames keeps the display names of devices from everybody but their owners.
 	NoDeviceNames bool
 }
 
-// Service is the package's part of the server. Its methods may be called at once. It has no goroutines before Start.
+// Changes tells whose devices a user has to look at again between two tokens of /sync, and whose no more.
+type Changes interface {
+	DeviceListChanges(ctx context.Context, user id.UserID, from, to token.Stream) (changed, left []id.UserID, err error)
+}
+
+// Lists keeps the devices of those users of other servers in storage who share a room with a local one.
+type Lists interface {
+	// Refresh returns when the devices of users, all of other servers, are as their servers tell them. Whoever has an
+	// error in the answer is not: ErrNotShared says that nobody tells this server of changes, so nothing is kept.
+	Refresh(ctx context.Context, users []id.UserID) map[id.UserID]error
+}
+
+// ErrNotShared says that no local user shares a room with a user.
+var ErrNotShared = errors.New("e2ee: no room is shared with the user")
+
+// Service is the package's part of the server. Its methods may be called at once. It has no goroutines of its own.
 type Service struct {
 	Config
-	waker  waker
 	counts countCache
-	asking asking
-	stop   context.CancelFunc
-	tasks  sync.WaitGroup
 }
 
 // New returns a Service. It does no I/O and starts nothing.
@@ -58,21 +68,5 @@ func New(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{Config: cfg, waker: newWaker()}
-}
-
-// Start begins to wake those who wait for changes of devices, until Close.
-func (s *Service) Start() {
-	ctx, stop := context.WithCancel(context.Background())
-	s.stop = stop
-	s.tasks.Go(func() { s.wakeSharers(ctx) })
-}
-
-// Close returns when the last goroutine has ended.
-func (s *Service) Close() {
-	if s.stop == nil {
-		return
-	}
-	s.stop()
-	s.tasks.Wait()
+	return &Service{Config: cfg}
 }

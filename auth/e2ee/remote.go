@@ -3,39 +3,17 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
-	"sync"
 
 	"github.com/embedmatrix/homeserver/internal/id"
 )
 
 // Remote asks other servers. What it returns is what they said: its shape is right, and nothing in it was checked.
 type Remote interface {
-	// UserDevices asks the server of a user for all devices.
-	UserDevices(ctx context.Context, user id.UserID) (*RemoteDevices, error)
-
 	// QueryKeys asks a server for the keys of its users; an empty list of devices stands for all.
 	QueryKeys(ctx context.Context, server id.ServerName, users map[id.UserID][]id.DeviceID) (*RemoteKeys, error)
 
 	// ClaimKeys asks a server for a one-time key of an algorithm for each device.
 	ClaimKeys(ctx context.Context, server id.ServerName, claims Claims) (ClaimedKeys, error)
-}
-
-// RemoteDevices is the answer to a question for all devices of a user.
-//
-// Spec: https://spec.matrix.org/latest/server-server-api/#get_matrixfederationv1userdevicesuserid
-type RemoteDevices struct {
-	User        string          `json:"user_id"`
-	Stream      int64           `json:"stream_id"`
-	Devices     []RemoteDevice  `json:"devices"`
-	Master      json.RawMessage `json:"master_key"`
-	SelfSigning json.RawMessage `json:"self_signing_key"`
-}
-
-// RemoteDevice is a device among RemoteDevices.
-type RemoteDevice struct {
-	ID   string          `json:"device_id"`
-	Name string          `json:"device_display_name"`
-	Keys json.RawMessage `json:"keys"`
 }
 
 // RemoteKeys is the answer to a question for keys.
@@ -52,10 +30,3 @@ type Claims map[id.UserID]map[id.DeviceID]string
 
 // ClaimedKeys are one-time keys by user, device and algorithm:id.
 type ClaimedKeys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage
-
-// asking has the users whose lists are being asked for.
-type asking struct {
-	mu sync.Mutex // guards users
-	// users has a channel for each that is closed when the list has come, or has not.
-	users map[id.UserID]chan struct{}
-}
