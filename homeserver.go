@@ -121,6 +121,10 @@ type Config struct {
 	// PublishByAnyone lets every user put any room into the room directory.
 	PublishByAnyone bool
 
+	// FindAllUsers lets the user directory find every user of this server. Otherwise somebody finds those with whom they
+	// share a room, and the members of rooms that anybody may join or read.
+	FindAllUsers bool
+
 	// Limits bound requests.
 	Limits Limits
 

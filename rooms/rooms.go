@@ -38,6 +38,10 @@ type Config struct {
 	// PublishByAnyone lets every local user put aliases and rooms in the directory without a right in the room.
 	PublishByAnyone bool
 
+	// FindAllUsers lets the user directory find every local user, and not only those whom somebody shares a room with or
+	// whom public rooms show.
+	FindAllUsers bool
+
 	// Remote asks other servers and checks what they have signed; nil: this server does not federate.
 	Remote Remote
 
@@ -57,6 +61,7 @@ type Service struct {
 	early       early        // redactions that came before their targets, and are on their way to storage
 	pasts       lanes        // who asks other servers for the history of a room
 	unfilled    unfilled     // which gaps in histories nobody could fill
+	indexer     *indexer     // keeps what searches look into; nil until Start
 }
 
 // New returns a Service. It starts nothing.
@@ -65,6 +70,16 @@ func New(cfg Config) *Service {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{Config: cfg}
+}
+
+// Start starts what works beside requests.
+func (s *Service) Start() { s.indexer = startIndexer(s) }
+
+// Close ends it and awaits that.
+func (s *Service) Close() {
+	if s.indexer != nil {
+		s.indexer.close()
+	}
 }
 
 // room returns a room for reading; mxerr.NotFound when this server does not know it.

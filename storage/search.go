@@ -39,11 +39,13 @@ func (w *Words) doc() int64 {
 }
 
 const (
-	insertWordsSQLite   = `INSERT INTO mx_search (rowid, words) VALUES ($1, $2)`
-	insertWordsPostgres = `INSERT INTO mx_search (doc, words) VALUES ($1, CAST($2 AS TSVECTOR))`
+	insertWordsSQLite   = `INSERT OR REPLACE INTO mx_search (rowid, words) VALUES ($1, $2)`
+	insertWordsPostgres = `
+	INSERT INTO mx_search (doc, words) VALUES ($1, CAST($2 AS TSVECTOR))
+	ON CONFLICT (doc) DO UPDATE SET words = excluded.words`
 )
 
-// PutWords lets an event be found that is not found yet.
+// PutWords lets an event be found by these words and no others.
 func (tx *Tx) PutWords(w *Words) error {
 	marks := []string{roomMark(w.Room), keyMark(w.Key)}
 	var err error

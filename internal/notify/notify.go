@@ -125,6 +125,12 @@ func (h *Hub) WaitNamed() *Waiter { return h.Wait("") }
 // WaitOutside is Wait for whoever looks into a room without being in it: a Members of its has its id too.
 func (h *Hub) WaitOutside(room id.RoomID) *Waiter { return h.Wait(id.UserID(room)) }
 
+// everybody is woken by every Wake. No user and no room is called so.
+const everybody id.UserID = "*"
+
+// WaitAll is Wait for whoever is interested in everything that is committed.
+func (h *Hub) WaitAll() *Waiter { return h.Wait(everybody) }
+
 // Close ends the waiting.
 func (w *Waiter) Close() {
 	w.hub.mu.Lock()
@@ -146,6 +152,7 @@ func (w *Waiter) wake() {
 func (h *Hub) Wake(room Members, users ...id.UserID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.wakeLocked(everybody)
 	for _, u := range users {
 		h.wakeLocked(u)
 	}

@@ -34,3 +34,4 @@ CREATE TABLE mx_people_again (
 	user_id TEXT PRIMARY KEY,
 	times   BIGINT NOT NULL -- counts the changes
 ) {clustered};
+INSERT INTO mx_people_again (user_id, times) SELECT user_id, 1 FROM mx_accounts;
