@@ -37,6 +37,9 @@ func (s *Service) getOneRoomEvent(ctx context.Context, c *httpapi.Call, _ *httpa
 	if err != nil {
 		return nil, err
 	}
+	if err := rd.aggregate(ctx, []*roomstate.Event{e}); err != nil {
+		return nil, err
+	}
 	body, _, err := rd.Append(ctx, nil, e, true)
 	return answer(body), err
 }
@@ -419,6 +422,9 @@ func (sur *surroundings) all() []*roomstate.Event {
 // appendContext appends the answer of /context, with the state at the last event.
 func (rd *reader) appendContext(ctx context.Context, sur *surroundings, f *filter.RoomEventFilter) ([]byte, error) {
 	all := sur.all()
+	if err := rd.aggregate(ctx, all); err != nil {
+		return nil, err
+	}
 	body := append(make([]byte, 0, sizeOf(all)), `{"end":`...)
 	body = append(appendToken(body, sur.after.next), `,"event":`...)
 	body, _, err := rd.Append(ctx, body, sur.event, true)
@@ -463,8 +469,19 @@ func (rd *reader) stateBehind(ctx context.Context, events []*roomstate.Event, f 
 	return slices.DeleteFunc(state, func(e *roomstate.Event) bool { return !f.Passes(e.Type, e.Sender, e.Content()) }), err
 }
 
-// appendEvents appends a list of events that the user may see.
+// aggregate lets be told beside events what relates to them.
+func (rd *reader) aggregate(ctx context.Context, events []*roomstate.Event) error {
+	if err := rd.Room.FindRelations(ctx); err != nil {
+		return err
+	}
+	return rd.Aggregate(ctx, events)
+}
+
+// appendEvents appends a list of events that the user may see, with what relates to them.
 func (rd *reader) appendEvents(ctx context.Context, dst []byte, events []*roomstate.Event) ([]byte, error) {
+	if err := rd.aggregate(ctx, events); err != nil {
+		return nil, err
+	}
 	return appendList(dst, events, func(dst []byte, e *roomstate.Event) ([]byte, error) {
 		dst, _, err := rd.Append(ctx, dst, e, true)
 		return dst, err

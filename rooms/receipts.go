@@ -147,7 +147,7 @@ func (rd *reader) inThread(ctx context.Context, e *roomstate.Event, thread strin
 		if string(e.ID) == thread {
 			return true, nil
 		}
-		relType, parent := relation(e)
+		relType, parent := e.Relation()
 		if relType == "m.thread" {
 			return string(parent) == thread, nil
 		}
@@ -164,21 +164,6 @@ func (rd *reader) inThread(ctx context.Context, e *roomstate.Event, thread strin
 		e = next
 	}
 	return thread == mainThread || string(e.ID) == thread, nil
-}
-
-// relation returns how an event relates to which other, "" when it does not.
-func relation(e *roomstate.Event) (relType string, parent id.EventID) {
-	rel := canonjson.Get(e.Content(), "m.relates_to")
-	if e.StateKey != nil || rel == nil {
-		return "", ""
-	}
-	relType, _ = canonjson.String(canonjson.Get(rel, "rel_type"))
-	text, _ := canonjson.String(canonjson.Get(rel, "event_id"))
-	parent, err := id.ParseEventID(text)
-	if err != nil {
-		return "", ""
-	}
-	return relType, parent
 }
 
 // storeMarks stores marks and wakes those who are told of them.

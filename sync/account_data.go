@@ -89,10 +89,18 @@ func (s *Service) accountDataAct(user id.UserID, room id.RoomID, typ string) *st
 	return &storage.Act{
 		Positions: 1,
 		Committed: func(pos storage.Pos) {
-			s.wishes.changed(user, room, typ)
+			s.dataChanged(user, room, typ)
 			s.Hub.Record(notify.Change{Pos: pos, Kind: notify.AccountData, Room: room, User: user})
 		},
 		Announced: func(storage.Pos) { s.Hub.Wake(nil, user) },
-		Refused:   func(error) { s.wishes.changed(user, room, typ) }, // it may be stored all the same
+		Refused:   func(error) { s.dataChanged(user, room, typ) }, // it may be stored all the same
 	}
+}
+
+// dataChanged lets go what is kept elsewhere of account data.
+func (s *Service) dataChanged(user id.UserID, room id.RoomID, typ string) {
+	if room == "" {
+		s.Cache.AccountDataChanged(user, typ)
+	}
+	s.wishes.changed(user, room, typ)
 }

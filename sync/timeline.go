@@ -56,6 +56,10 @@ func (l *look) timelineOf(p *place, v *roomstate.Viewer) (*timeline, error) {
 	if p.fresh && !l.initial && c.oldest <= l.from {
 		t.limited = true
 	}
+	// "GET /sync when the relevant section has a limited value of true": otherwise the client has the events themselves.
+	if t.limited || p.fresh {
+		return t, v.Aggregate(l.ctx, t.events)
+	}
 	return t, nil
 }
 

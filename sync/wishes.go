@@ -7,6 +7,7 @@ import (
 
 	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
 	"github.com/embedmatrix/homeserver/storage"
 )
 
@@ -18,15 +19,12 @@ const (
 
 // wishes are what a user does not want to be told. They are immutable.
 type wishes struct {
-	ignored   map[id.UserID]struct{}
+	ignored   roomstate.Ignored
 	noInvites bool
 }
 
 // ignores reports whether the user does not want to read what sender says.
-func (w *wishes) ignores(sender id.UserID) bool {
-	_, ok := w.ignored[sender]
-	return ok
-}
+func (w *wishes) ignores(sender id.UserID) bool { return w.ignored.Has(sender) }
 
 // maxWishes is how many users' wishes are kept in memory.
 const maxWishes = 10000
@@ -75,47 +73,27 @@ func (c *wishCache) put(user id.UserID, w *wishes, changes int64) {
 }
 
 // wishesOf returns the wishes of a user. A change counts from its commit on.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#mignored_user_list and #minvite_permission_config
 func (s *Service) wishesOf(ctx context.Context, user id.UserID) (*wishes, error) {
 	w, changes := s.wishes.get(user)
 	if w != nil {
 		return w, nil
 	}
-	var ignored, invites []byte
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		if ignored, err = tx.AccountData(user, "", ignoredUserList); err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return err
-		}
+	ignored, err := s.Cache.IgnoredBy(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	var invites []byte
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		invites, err = tx.AccountData(user, "", invitePermission)
 		return err
 	})
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return nil, err
 	}
-	w = readWishes(user, ignored, invites)
+	action, _ := canonjson.String(canonjson.Get(invites, "default_action"))
+	w = &wishes{ignored: ignored, noInvites: action == "block"}
 	s.wishes.put(user, w, changes)
 	return w, nil
-}
-
-// readWishes reads the two contents, which are canonical JSON or nil.
-//
-// Spec: https://spec.matrix.org/latest/client-server-api/#mignored_user_list and #minvite_permission_config
-func readWishes(user id.UserID, ignored, invites []byte) *wishes {
-	w := &wishes{}
-	list := canonjson.Open(canonjson.Get(ignored, "ignored_users"))
-	for {
-		key, _, ok := list.Next()
-		if !ok {
-			break
-		}
-		name, _ := canonjson.AppendText(nil, append(append([]byte{'"'}, key...), '"'))
-		if other := id.UserID(name); other != user {
-			if w.ignored == nil {
-				w.ignored = map[id.UserID]struct{}{}
-			}
-			w.ignored[other] = struct{}{}
-		}
-	}
-	action, _ := canonjson.String(canonjson.Get(invites, "default_action"))
-	w.noInvites = action == "block"
-	return w
 }

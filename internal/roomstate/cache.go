@@ -12,6 +12,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/notify"
@@ -54,6 +55,10 @@ type Cache struct {
 	users  *users
 	config Config
 
+	ignores  ignores
+	oldRooms atomic.Int64  // one more than the number up to which rooms may be that old, 0 while that was not read
+	watch    []func(*Room) // called when the current state of a room has changed
+
 	mu sync.Mutex // guards the following
 	// rooms are those in memory or being loaded; order has them by last use; bytes is about their size.
 	rooms map[id.RoomID]*list.Element
@@ -76,6 +81,18 @@ func NewCache(db *storage.DB, hub *notify.Hub, config Config) *Cache {
 	return &Cache{
 		db: db, hub: hub, trees: newTrees(db, config.Nodes), events: newLRU[storage.Pos, *Event](config.Events),
 		users: newUsers(db), config: config, rooms: map[id.RoomID]*list.Element{}, order: list.New(),
+	}
+}
+
+// Watch lets fn be called whenever the current state of a room has changed, or an event of it was redacted: after the
+// commit, when readers find the new state, and before whoever changed it is answered. fn may not wait. Watch is called
+// before the cache is used.
+func (c *Cache) Watch(fn func(*Room)) { c.watch = append(c.watch, fn) }
+
+// changed tells those who watch that a room has another state.
+func (c *Cache) changed(r *Room) {
+	for _, fn := range c.watch {
+		fn(r)
 	}
 }
 
@@ -175,6 +192,8 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	var tail []storage.Event
 	var missing []id.EventID
 	var gaps []storage.Gap // the newest
+	var related []storage.RelatedPlaces
+	var searched bool
 	epoch := c.events.begin()
 	err := c.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		if row, err = tx.Room(roomID); err != nil {
@@ -190,6 +209,12 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 			return err
 		}
 		if gaps, err = tx.Gaps(row.Num, math.MaxInt64, 0, 1); err != nil {
+			return err
+		}
+		if related, err = tx.LatestRelations(row.Num, keepParents); err != nil {
+			return err
+		}
+		if searched, err = c.searched(tx, row.Num); err != nil {
 			return err
 		}
 		tail, err = tx.HistoryBackwards(row.Num, math.MaxInt64, math.MinInt64, tailLength)
@@ -208,7 +233,27 @@ func (c *Cache) load(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	for _, g := range gaps {
 		r.breaks(g.Ord)
 	}
+	r.loadRelations(related)
+	r.searched.Store(searched)
 	return r, r.fill(row, keys, members, tail, epoch)
+}
+
+// searched reports whether no event of a room is left of which it is not known whether it relates to another one.
+func (c *Cache) searched(tx *storage.Tx, room int64) (bool, error) {
+	old := c.oldRooms.Load()
+	if old == 0 {
+		from, err := tx.RelationsFrom()
+		if err != nil {
+			return false, err
+		}
+		old = from + 1
+		c.oldRooms.Store(old)
+	}
+	if room >= old {
+		return true, nil
+	}
+	_, done, err := tx.Related(room)
+	return done, err
 }
 
 func (c *Cache) newRoom(roomID id.RoomID, num int64, version string) (*Room, error) {
@@ -224,6 +269,8 @@ func (c *Cache) newRoom(roomID id.RoomID, num int64, version string) (*Room, err
 	r.head.gaps = map[id.EventID]bool{}
 	r.head.txns, r.head.servers, r.head.moved = map[[32]byte]*Pending{}, map[id.ServerName]int{}, map[id.UserID]Member{}
 	r.view.Store(&View{Whole: true})
+	r.related.Store(math.MinInt64)
+	r.searched.Store(true) // unless it is an old one: load sees to that
 	return r, nil
 }
 

@@ -391,6 +391,9 @@ func (w *Writer) placeHead(act *storage.Act, p *proposal, at storage.Pos) {
 func (w *Writer) arrive(act *storage.Act, p *proposal) {
 	row := w.rowOf(p.Event)
 	act.Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.PlaceEvent(&row) })
+	if p.graft.Stored.Flags != storage.InTimeline {
+		w.relate(act, p)
+	}
 }
 
 // Show lets clients be told of a stored event that was kept from them: a redaction whose target has come.

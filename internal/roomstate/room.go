@@ -38,6 +38,10 @@ type Room struct {
 	chains chains // the auth graph as readers have it
 	// broken is the newest place behind which everything here arrived live, as far as the tail goes back; it only grows.
 	broken atomic.Int64
+	// related is the newest place of an event that another one relates to, or which relates to one; it only grows. searched says
+	// that no event is left of which it is not known whether it relates to one.
+	related  atomic.Int64
+	searched atomic.Bool
 	// began is one more than the depth of the oldest event that arrived live, 0 while that was not looked up.
 	began atomic.Int64
 
@@ -87,6 +91,7 @@ type head struct {
 	levels      eventauth.Memo
 	graph       *authGraph          // nil until it is needed
 	gaps        map[id.EventID]bool // backward extremities: what is missing here and was named by others
+	parents     []id.EventID        // of the latest relations, each once, the latest last
 
 	servers map[id.ServerName]int // how many joined users each has
 	moved   map[id.UserID]Member  // memberships that are queued and not yet committed; guarded by the room's mu

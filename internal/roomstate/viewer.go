@@ -19,13 +19,15 @@ type Viewer struct {
 	Device id.DeviceID
 	Now    time.Time // for unsigned.age
 
+	upTo        storage.Pos
 	joinedUntil int64 // a place in the history: the user was in the room at some time up to it
 	before      map[Root]eventauth.Viewing
+	bundles     map[storage.Pos]*bundle // of the events that Aggregate has seen; nil: nothing is aggregated
 }
 
 // Viewer returns a reader of the room as it is at position upTo.
 func (r *Room) Viewer(ctx context.Context, user id.UserID, device id.DeviceID, now time.Time, upTo storage.Pos) (*Viewer, error) {
-	v := &Viewer{Room: r, User: user, Device: device, Now: now, before: map[Root]eventauth.Viewing{}}
+	v := &Viewer{Room: r, User: user, Device: device, Now: now, upTo: upTo, before: map[Root]eventauth.Viewing{}}
 	if err := r.cache.users.loadErased(ctx); err != nil {
 		return nil, err
 	}
@@ -141,23 +143,30 @@ func (v *Viewer) AppendState(ctx context.Context, dst []byte, e *Event, withRoom
 
 // AppendSeen appends an event in client form, with or without its room_id; seen is what See or SeeState said of it.
 func (v *Viewer) AppendSeen(ctx context.Context, dst []byte, e *Event, seen eventauth.Seen, withRoom bool) ([]byte, error) {
-	u, err := v.unsigned(ctx, e)
-	if err != nil {
-		return dst, err
-	}
+	f := eventauth.Seen.AppendClientNoRoom
 	if withRoom {
-		return seen.AppendClient(dst, u), nil
+		f = eventauth.Seen.AppendClient
 	}
-	return seen.AppendClientNoRoom(dst, u), nil
+	return v.append(ctx, dst, e, seen, f)
 }
 
 // AppendFederation is AppendSeen in the form in which servers exchange the event.
 func (v *Viewer) AppendFederation(ctx context.Context, dst []byte, e *Event, seen eventauth.Seen) ([]byte, error) {
+	return v.append(ctx, dst, e, seen, eventauth.Seen.AppendFederation)
+}
+
+// form is one of the forms in which clients get events.
+type form func(seen eventauth.Seen, dst []byte, u eventauth.Unsigned) []byte
+
+func (v *Viewer) append(ctx context.Context, dst []byte, e *Event, seen eventauth.Seen, f form) ([]byte, error) {
 	u, err := v.unsigned(ctx, e)
+	if b := v.bundles[e.Pos]; b != nil && err == nil {
+		u.Relations, err = v.appendBundle(ctx, nil, b, seen.Event() == e.Event, f)
+	}
 	if err != nil {
 		return dst, err
 	}
-	return seen.AppendFederation(dst, u), nil
+	return f(seen, dst, u), nil
 }
 
 // unsigned is what the server says beside an event.

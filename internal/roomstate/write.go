@@ -450,6 +450,7 @@ func (w *Writer) addRows(act *storage.Act, p *proposal) {
 	}
 	row := w.rowOf(p.Event)
 	act.Add(storage.InsertEvent, row.Row()...)
+	w.relate(act, p)
 }
 
 // rowOf is an event as it is stored.
@@ -492,8 +493,14 @@ func (w *Writer) placeRedactions(act *storage.Act) {
 			if err != nil {
 				return err
 			}
+			if target.StateKey != nil {
+				if err := tx.DeleteListing(w.Num); err != nil {
+					return err
+				}
+			}
 			return tx.RedactEvent(target.Pos, redacted.JSON, p.Pos)
 		})
+		w.unrelate(act, target)
 	}
 }
 
@@ -512,11 +519,18 @@ func (w *Writer) committed() {
 			w.cache.users.moved(w.ID, m)
 		}
 	}
-	w.show()
+	if before := w.View().State; w.show() != before || w.redactsState() {
+		w.cache.changed(w.Room)
+	}
 	w.cache.hub.Record(changes...)
 	if w.with != nil {
 		w.with.committed()
 	}
+}
+
+// redactsState reports whether what the state says has changed though its events have not.
+func (w *Writer) redactsState() bool {
+	return slices.ContainsFunc(w.plan, func(p proposal) bool { return p.meta.Redacts != nil && p.meta.Redacts.StateKey != nil })
 }
 
 // keepEvent puts an event where readers look.
@@ -528,8 +542,8 @@ func (w *Writer) keepEvent(p *proposal) {
 	w.cache.events.put(p.Pos, p.Event, p.cost())
 }
 
-// show moves the view and the members on.
-func (w *Writer) show() {
+// show moves the view and the members on, and returns the state that the room has now.
+func (w *Writer) show() Root {
 	v := w.View()
 	next := View{Pos: v.Pos, State: v.State, Tail: v.Tail, Whole: v.Whole}
 	for i := range w.plan {
@@ -565,6 +579,7 @@ func (w *Writer) show() {
 	}
 	w.mu.Unlock()
 	w.view.Store(&next)
+	return next.State
 }
 
 func (w *Writer) leaveQueueLocked(p *proposal) {
@@ -642,6 +657,7 @@ func (w *Writer) refused(err error) {
 
 // doubt forgets what is kept elsewhere of what the act would have changed: perhaps it was stored after all.
 func (w *Writer) doubt() {
+	w.cache.changed(w.Room)
 	for i := range w.plan {
 		p := &w.plan[i]
 		w.cache.hub.Doubt(max(p.Pos, p.Arrived()))
