@@ -70,6 +70,7 @@ var (
 	InvalidRoomState       = &Error{Code: "M_INVALID_ROOM_STATE", Status: 400, Message: "the initial state is not valid"}
 	UnsupportedRoomVersion = &Error{Code: "M_UNSUPPORTED_ROOM_VERSION", Status: 400, Message: "the room version is not supported"}
 	IncompatibleVersion    = &Error{Code: "M_INCOMPATIBLE_ROOM_VERSION", Status: 400, Message: "the room's version is not supported"}
+	InvalidSignature       = &Error{Code: "M_INVALID_SIGNATURE", Status: 400, Message: "a signature is not valid"}
 	DuplicateAnnotation    = &Error{Code: "M_DUPLICATE_ANNOTATION", Status: 400, Message: "the same annotation was already sent"}
 	ProfileTooLarge        = &Error{Code: "M_PROFILE_TOO_LARGE", Status: 400, Message: "the profile would be larger than 64 KiB"}
 	KeyTooLarge            = &Error{Code: "M_KEY_TOO_LARGE", Status: 400, Message: "the key is longer than 255 bytes"}
