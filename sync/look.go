@@ -39,6 +39,9 @@ type look struct {
 	data     map[id.RoomID][]storage.AccountData // by room, "" for global
 	receipts map[int64][]storage.Receipt         // by the room's number
 
+	changed, left []id.UserID // whose devices have to be asked for again, and whose are needed no more
+	counts        keyCounts   // what the device has left
+
 	messages []storage.ToDevice // to the device,
 	inbox    storage.Pos        // of which there are more behind this position, if it is not 0
 
@@ -69,10 +72,13 @@ func (s *Service) tell(ctx context.Context, q *Request) (*Answer, error) {
 	if err := l.readMessages(); err != nil {
 		return nil, fmt.Errorf("messages to %s of %s: %w", q.Device, q.User, err)
 	}
+	if err := l.readCounts(); err != nil {
+		return nil, fmt.Errorf("keys of %s of %s: %w", q.Device, q.User, err)
+	}
 	if err := l.write(); err != nil {
 		return nil, fmt.Errorf("sync of %s: %w", q.User, err)
 	}
-	return &Answer{body: l.out.b, next: l.next(), news: l.out.said, members: l.members}, nil
+	return &Answer{body: l.out.b, next: l.next(), news: l.out.said, members: l.members, counts: l.counts}, nil
 }
 
 // newLook is a look at what is new since a request's token, up to now.
@@ -97,22 +103,28 @@ func (l *look) find() (err error) {
 	if l.wishes, err = l.wishesOf(l.ctx, l.User); err != nil {
 		return err
 	}
-	hints, moved, whole, err := l.hints()
+	n, err := l.hints()
 	if err != nil {
 		return err
 	}
-	for room, h := range hints {
+	for room, h := range n.hints {
 		if err := l.consider(room, h); err != nil {
 			return err
 		}
 	}
-	return l.findPeople(moved, whole)
+	if !l.initial {
+		if l.changed, l.left, err = l.findDevices(n); err != nil {
+			return err
+		}
+	}
+	return l.findPeople(n.moved, n.whole)
 }
 
-// hints collects where something may be new, and the memberships that have changed; whole is false when those are not
-// known. The key "" stands for global account data.
-func (l *look) hints() (hints map[id.RoomID]hint, moved []notify.Change, whole bool, err error) {
-	hints = map[id.RoomID]hint{}
+// hints collects where something may be new, and whose memberships and devices have changed. Of the hints, the key ""
+// stands for global account data.
+func (l *look) hints() (n news, err error) {
+	hints := map[id.RoomID]hint{}
+	n.hints = hints
 	l.typing = map[id.RoomID]struct{}{}
 	for _, room := range l.typingSince() {
 		l.typing[room] = struct{}{}
@@ -122,12 +134,14 @@ func (l *look) hints() (hints map[id.RoomID]hint, moved []notify.Change, whole b
 		l.hintAll(hints)
 	}
 	if l.initial {
-		return hints, nil, true, nil
+		n.whole = true
+		return n, nil
 	}
 	changes, ok := l.Hub.Since(l.from, l.to)
 	if !ok {
-		return hints, nil, false, l.hintStored(hints)
+		return n, l.hintStored(hints)
 	}
+	n.whole = true
 	for i := range changes {
 		switch c := &changes[i]; c.Kind {
 		case notify.Timeline:
@@ -139,10 +153,15 @@ func (l *look) hints() (hints map[id.RoomID]hint, moved []notify.Change, whole b
 				hints[c.Room] |= newData
 			}
 		case notify.Membership:
-			moved = append(moved, *c)
+			n.moved = append(n.moved, *c)
+		case notify.Device:
+			if n.changers == nil {
+				n.changers = map[id.UserID]struct{}{}
+			}
+			n.changers[c.User] = struct{}{}
 		}
 	}
-	return hints, moved, true, nil
+	return n, nil
 }
 
 // typingSince returns the rooms in which typing changed. After a restart of the server the numbers of the
@@ -314,9 +333,7 @@ func (l *look) write() error {
 		return err
 	}
 	l.writeMessages()
-	// Required of every answer; keys are kept with end-to-end encryption.
-	l.out.key("device_one_time_keys_count").raw("{}")
-	l.out.key("device_unused_fallback_key_types").raw("[]")
+	l.writeDevices()
 	l.out.key("next_batch").text(l.next().String())
 	l.out.raw("}")
 	return nil

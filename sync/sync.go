@@ -37,6 +37,8 @@ type Request struct {
 
 	// SetPresence is what the user is while the device syncs. Offline, or empty, leaves that unchanged.
 	SetPresence ephemeral.State
+
+	counted *keyCounts // what the device had left of keys when it began to wait; nil before
 }
 
 // Answer is the JSON of an answer.
@@ -45,6 +47,7 @@ type Answer struct {
 	next    token.Stream
 	news    bool                      // there is something in it
 	members map[memberKey]storage.Pos // the member events in it, for lazily loading devices
+	counts  keyCounts
 }
 
 // Next is the token with which the device goes on.
@@ -175,7 +178,7 @@ func (s *Service) awaitNews(ctx context.Context, q *Request, wait *notify.Waiter
 		if err != nil || a.news || last {
 			return a, err
 		}
-		q.Since = &a.next // so far there was nothing
+		q.Since, q.counted = &a.next, &a.counts // so far there was nothing
 		select {
 		case <-wait.C:
 			last = s.Hub.Drained()

@@ -34,7 +34,8 @@ type Config struct {
 	Peers      Peers         // other servers, which are told of it; nil: none is
 	ServerName id.ServerName // this server's; needed for presence and for messages to devices
 
-	Outbox Outbox // takes messages to devices of other servers; nil: they are passed over
+	Keys   DeviceKeys // what devices have left of keys; nil: nothing
+	Outbox Outbox     // takes messages to devices of other servers; nil: they are passed over
 }
 
 // Service tells clients what is new. Its methods may be called at once. It has no goroutines before Start.

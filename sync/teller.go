@@ -52,13 +52,14 @@ type arrival struct {
 	server id.ServerName
 }
 
-// Start begins to tell of changes of presence, if that is on; Close ends it.
+// Start begins to tell of changes of devices, and of presence if that is on; Close ends it.
 func (s *Service) Start() {
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.tasks.Go(func() { s.tellDevices(ctx) })
 	if s.Presence == nil {
 		return
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	s.stop = stop
 	s.tasks.Go(func() { (&teller{Service: s, moved: s.DB.Published()}).run(ctx) })
 }
 

@@ -1,0 +1,142 @@
+package storage
+
+import (
+	"database/sql"
+	"encoding/json"
+	"fmt"
+
+	"github.com/embedmatrix/homeserver/internal/id"
+)
+
+const selectAllDeviceChangers = `
+	SELECT DISTINCT user_id FROM mx_device_changes WHERE pos > $1 AND pos <= $2 AND audience IN ('', $3)`
+
+// AllDeviceChangers returns everybody whose devices or keys changed in (from, to], for all or for viewer alone, each once
+// and in no order.
+func (tx *Tx) AllDeviceChangers(viewer id.UserID, from, to Pos) ([]id.UserID, error) {
+	return collect(tx, value[id.UserID], selectAllDeviceChangers, from, to, viewer)
+}
+
+// OutgoingDevice says that servers are told of a change of a device of a local user.
+type OutgoingDevice struct {
+	Pos    Pos // the stream_id of the update
+	User   id.UserID
+	Device id.DeviceID // empty: the cross-signing keys
+	Set    int64
+}
+
+// InsertOutgoingDevice adds a change that servers are told of: pos, user_id, device_id, set_id.
+var InsertOutgoingDevice = &Insert{Table: "mx_outgoing_devices", Columns: "pos, user_id, device_id, set_id"}
+
+// InsertDeviceSet adds a set of servers: set_id, servers (a JSON list).
+var InsertDeviceSet = &Insert{Table: "mx_device_sets", Columns: "set_id, servers"}
+
+func scanOutgoingDevice(row *sql.Rows, d *OutgoingDevice) error {
+	return row.Scan(&d.Pos, &d.User, &d.Device, &d.Set)
+}
+
+const selectOutgoingDevices = `
+	SELECT pos, user_id, device_id, set_id FROM mx_outgoing_devices WHERE pos > $1 AND pos <= $2 ORDER BY pos LIMIT $3`
+
+// OutgoingDevices returns the changes that some servers are told of at a position in (after, upTo], in order, at most limit.
+func (tx *Tx) OutgoingDevices(after, upTo Pos, limit int) ([]OutgoingDevice, error) {
+	return collect(tx, scanOutgoingDevice, selectOutgoingDevices, after, upTo, limit)
+}
+
+const selectOutgoingDevicesBefore = `
+	SELECT pos, user_id, device_id, set_id FROM mx_outgoing_devices
+	WHERE user_id = $1 AND pos < $2 AND device_id <> '' ORDER BY pos DESC LIMIT $3`
+
+// OutgoingDevicesBefore returns the last changes of a user's devices that some servers are told of before a position, the
+// latest first, at most limit.
+func (tx *Tx) OutgoingDevicesBefore(user id.UserID, before Pos, limit int) ([]OutgoingDevice, error) {
+	return collect(tx, scanOutgoingDevice, selectOutgoingDevicesBefore, user, before, limit)
+}
+
+const selectNewestOutgoingDevices = `SELECT set_id, max(pos) FROM mx_outgoing_devices GROUP BY set_id`
+
+// NewestOutgoingDevices returns the position of the newest change that each set of servers is told of.
+func (tx *Tx) NewestOutgoingDevices() (map[int64]Pos, error) {
+	newest := map[int64]Pos{}
+	err := each(tx, func(row *sql.Rows) error {
+		var set int64
+		var pos Pos
+		err := row.Scan(&set, &pos)
+		newest[set] = pos
+		return err
+	}, selectNewestOutgoingDevices)
+	return newest, err
+}
+
+const selectDeviceSets = `
+	SELECT set_id, servers FROM mx_device_sets WHERE set_id IN (SELECT CAST(value AS BIGINT) FROM json_each($1))`
+
+// DeviceSets returns the servers of numbered sets, sorted.
+func (tx *Tx) DeviceSets(numbers []int64) (map[int64][]id.ServerName, error) {
+	sets := make(map[int64][]id.ServerName, len(numbers))
+	err := each(tx, func(row *sql.Rows) error {
+		var number int64
+		var text []byte
+		if err := row.Scan(&number, &text); err != nil {
+			return err
+		}
+		var names []id.ServerName
+		if err := json.Unmarshal(text, &names); err != nil {
+			return fmt.Errorf("set of servers %d: %w", number, err)
+		}
+		sets[number] = names
+		return nil
+	}, selectDeviceSets, list(numbers))
+	return sets, err
+}
+
+const (
+	// A change stays while it is one of the last few of its user, for the next one refers to it.
+	deleteOutgoingDevices = `
+		DELETE FROM mx_outgoing_devices WHERE pos <= $1 AND pos <
+			(SELECT o.pos FROM mx_outgoing_devices o WHERE o.user_id = mx_outgoing_devices.user_id ORDER BY o.pos DESC LIMIT 1 OFFSET 3)`
+	deleteDeviceSets = `DELETE FROM mx_device_sets WHERE set_id < $1 AND set_id NOT IN (SELECT set_id FROM mx_outgoing_devices)`
+)
+
+// DeleteOutgoingDevices forgets the changes up to a position, but for the last few of each user, and the sets of servers
+// from before it that none names any more.
+func (tx *Tx) DeleteOutgoingDevices(upTo Pos) error {
+	if _, err := tx.exec(deleteOutgoingDevices, upTo); err != nil {
+		return err
+	}
+	_, err := tx.exec(deleteDeviceSets, upTo)
+	return err
+}
+
+const selectFollowed = `SELECT pos FROM mx_devices_followed`
+
+// DevicesFollowed returns the position up to which changes were looked at for other servers' sake.
+func (tx *Tx) DevicesFollowed() (Pos, error) { return one(tx, value[Pos], selectFollowed) }
+
+// UpsertDevicesFollowed sets what DevicesFollowed returns: one (1), pos.
+var UpsertDevicesFollowed = &Insert{
+	Table: "mx_devices_followed", Columns: "one, pos", Key: 1, Conflict: "ON CONFLICT (one) DO UPDATE SET pos = excluded.pos",
+}
+
+const selectEventsAfter = `
+	SELECT pos, room, event_id, ord, before, after, now, flags, redacted_by, device_id, txn, json FROM mx_events
+	WHERE pos > $1 AND pos <= $2 ORDER BY pos LIMIT $3`
+
+// EventsAfter returns the events of all rooms with a position in (after, upTo], in order, at most limit.
+func (tx *Tx) EventsAfter(after, upTo Pos, limit int) ([]Event, error) {
+	return collect(tx, scanEvent, selectEventsAfter, after, upTo, limit)
+}
+
+const selectDeviceListUsers = `SELECT user_id FROM mx_device_lists WHERE user_id > $1 ORDER BY user_id LIMIT $2`
+
+// DeviceListUsers returns the users behind one of whose devices something is known, in order, at most limit.
+func (tx *Tx) DeviceListUsers(after id.UserID, limit int) ([]id.UserID, error) {
+	return collect(tx, value[id.UserID], selectDeviceListUsers, after, limit)
+}
+
+const selectStaleDeviceLists = `SELECT user_id FROM mx_device_lists WHERE NOT is_current LIMIT $1`
+
+// StaleDeviceLists returns users of whose devices something was missed, at most limit, in no order.
+func (tx *Tx) StaleDeviceLists(limit int) ([]id.UserID, error) {
+	return collect(tx, value[id.UserID], selectStaleDeviceLists, limit)
+}
