@@ -51,6 +51,9 @@ type Authenticator = auth.Authenticator
 // MediaStore keeps the bytes of files: media.Dir, media.Memory, or a store of the host.
 type MediaStore = media.Store
 
+// MediaLimits bound what is kept of files. The zero value is 100 MiB a file and 10 GiB for those of other servers.
+type MediaLimits = media.Limits
+
 // Registration says how accounts come to be; its zero value lets nobody in.
 type Registration = auth.Registration
 
@@ -84,6 +87,13 @@ type Config struct {
 
 	// Media keeps files. Nil: there are none, and the media endpoints answer M_UNRECOGNIZED.
 	Media MediaStore
+
+	// MediaLimits bound files.
+	MediaLimits MediaLimits
+
+	// MediaWithoutToken gives files out by the old endpoints as well, which ask for no access token. Otherwise these know
+	// of no file, as the specification wants it of new servers.
+	MediaWithoutToken bool
 
 	// Authenticator knows the users. Nil: accounts with passwords in Storage.
 	Authenticator Authenticator
@@ -120,6 +130,9 @@ type Config struct {
 
 	// PublishByAnyone lets every user put any room into the room directory.
 	PublishByAnyone bool
+
+	// PrivateDirectory shows the room directory to users and other servers only. Otherwise anybody may read it.
+	PrivateDirectory bool
 
 	// FindAllUsers lets the user directory find every user of this server. Otherwise somebody finds those with whom they
 	// share a room, and the members of rooms that anybody may join or read.

@@ -19,6 +19,7 @@ import (
 	"github.com/embedmatrix/homeserver/internal/notify"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
 	"github.com/embedmatrix/homeserver/internal/signing"
+	"github.com/embedmatrix/homeserver/media"
 	"github.com/embedmatrix/homeserver/rooms"
 	"github.com/embedmatrix/homeserver/storage"
 	syncing "github.com/embedmatrix/homeserver/sync"
@@ -34,6 +35,7 @@ type house struct {
 	auth     *auth.Service
 	rooms    *rooms.Service
 	sync     *syncing.Service
+	media    *media.Service // nil without a store
 	peers    peers
 
 	client, federation, all http.Handler
@@ -80,12 +82,16 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if h.auth, err = newAuth(cfg, server, h); err != nil {
 		return err
 	}
+	h.media = newMedia(cfg, server, h)
 	h.peers.answer(cfg, h, server, key)
 	h.route(cfg)
 	if err := h.auth.Start(ctx); err != nil {
 		return err
 	}
 	if err := h.peers.begin(ctx); err != nil {
+		return errors.Join(err, h.peers.part(ctx), h.auth.Close(ctx))
+	}
+	if err := h.openMedia(ctx); err != nil {
 		return errors.Join(err, h.peers.part(ctx), h.auth.Close(ctx))
 	}
 	h.sync.Start()
@@ -96,7 +102,7 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 func newRooms(cfg Config, server id.ServerName, key signing.Key, h *house, cache *roomstate.Cache) *rooms.Service {
 	c := rooms.Config{
 		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Presence: h.presence, Now: cfg.Now,
-		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, FindAllUsers: cfg.FindAllUsers, Log: cfg.Logger,
+		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, PrivateDirectory: cfg.PrivateDirectory, FindAllUsers: cfg.FindAllUsers, Log: cfg.Logger,
 	}
 	h.peers.remote(&c)
 	service := rooms.New(c)
@@ -155,7 +161,7 @@ func newTyping(random io.Reader, cache *roomstate.Cache, hub *notify.Hub) (*ephe
 
 // route joins the tables of all parts into the handlers.
 func (h *house) route(cfg Config) {
-	clients := slices.Concat(h.auth.Routes(), h.rooms.Routes(), h.sync.Routes(), push.New().Routes())
+	clients := slices.Concat(h.auth.Routes(), h.rooms.Routes(), h.sync.Routes(), h.mediaRoutes(), push.New().Routes())
 	servers := h.peers.answering.Routes()
 	shared := httpapi.Config{
 		Sessions: h.auth, Peers: h.peers.answering, Log: cfg.Logger, Limits: cfg.Limits, TrustedProxies: cfg.TrustedProxies,
@@ -171,6 +177,7 @@ func (h *house) close(ctx context.Context) error {
 	h.typing.Close()
 	h.rooms.Close()
 	h.sync.Close()
+	h.closeMedia()
 	return errors.Join(h.auth.Close(ctx), h.db.Close())
 }
 

@@ -119,17 +119,22 @@ func withIDs(list []*rooms.Summary) []*rooms.Summary {
 	return kept
 }
 
-// Hierarchy asks a server for a space and its children. The room is the one that was asked for; entries without a
-// valid id are left out.
+// Hierarchy asks a server for a space and its children, an old one by the unstable name of the endpoint. The room is the
+// one that was asked for; entries without a valid id are left out.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#get_matrixfederationv1hierarchyroomid
 func (c *Client) Hierarchy(ctx context.Context, server id.ServerName, room id.RoomID, suggestedOnly bool) (*rooms.Hierarchy, error) {
 	h := &rooms.Hierarchy{}
-	err := c.ask(ctx, wire.Request{
+	request := wire.Request{
 		Destination: server, Method: http.MethodGet, MaxAnswer: maxListingAnswer,
 		Path:  escape("/_matrix/federation/v1/hierarchy", string(room)),
 		Query: url.Values{"suggested_only": {strconv.FormatBool(suggestedOnly)}},
-	}, h)
+	}
+	err := c.ask(ctx, request, h)
+	if errors.Is(err, mxerr.Unrecognized) {
+		request.Path = escape("/_matrix/federation/unstable/org.matrix.msc2946/hierarchy", string(room))
+		err = c.ask(ctx, request, h)
+	}
 	switch {
 	case errors.Is(err, mxerr.Unrecognized):
 		return nil, mxerr.NotFound.With("%s knows no spaces", server)

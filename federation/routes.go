@@ -1,6 +1,10 @@
 package federation
 
-import "github.com/embedmatrix/homeserver/internal/httpapi"
+import (
+	"slices"
+
+	"github.com/embedmatrix/homeserver/internal/httpapi"
+)
 
 // Routes returns the rows of the route table that other servers call; of a server that does not federate those that
 // need no peer.
@@ -8,7 +12,19 @@ func (s *Service) Routes() []httpapi.Route {
 	if s.cfg.Ring == nil {
 		return s.published()
 	}
-	return append(s.published(), s.asked()...)
+	return slices.Concat(s.published(), s.asked(), s.files())
+}
+
+// files are what those who federate ask of the content repository, if there is one.
+func (s *Service) files() []httpapi.Route {
+	if s.cfg.Media == nil {
+		return nil
+	}
+	return []httpapi.Route{
+		// media.go
+		httpapi.HandleRaw(httpapi.Server, "GET /_matrix/federation/v1/media/download/{mediaId}", s.getContent),
+		httpapi.HandleRaw(httpapi.Server, "GET /_matrix/federation/v1/media/thumbnail/{mediaId}", s.getContentThumbnail),
+	}
 }
 
 // published is what anybody may ask.
@@ -56,7 +72,8 @@ func (s *Service) asked() []httpapi.Route {
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/{queryType}", s.queryInfo),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/publicRooms", s.getPublicRooms),
 		httpapi.Handle(httpapi.Server, "POST /_matrix/federation/v1/publicRooms", s.queryPublicRooms),
-		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/hierarchy/{roomId}", s.getSpaceHierarchy),
+		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/hierarchy/{roomId}", s.getSpaceHierarchy,
+			httpapi.Also("GET /_matrix/federation/unstable/org.matrix.msc2946/hierarchy/{roomId}")), // old servers ask so
 		httpapi.HandleRaw(httpapi.Server, "PUT /_matrix/federation/v1/send/{txnId}", s.sendTransaction, httpapi.MaxBody(maxTransaction)),
 	}
 }

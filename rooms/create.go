@@ -274,6 +274,7 @@ func (s *Service) lay(ctx context.Context, b *blueprint) (*roomstate.Pending, id
 	}
 	if b.alias != "" || b.Visibility == "public" {
 		w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return b.list(tx, w.Num) })
+		w.Act().Committed = func(storage.Pos) { s.listing.mark(w.Num) }
 	}
 	return w.Queue(), w.ID, nil
 }

@@ -233,6 +233,7 @@ func (s *Service) setRoomVisibilityOnDirectory(ctx context.Context, c *httpapi.C
 }
 
 func (s *Service) publish(ctx context.Context, r *roomstate.Room, public bool) error {
+	defer s.listing.mark(r.Num)
 	return s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error {
 		if public {
 			return tx.Publish(r.Num)

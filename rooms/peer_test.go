@@ -273,6 +273,7 @@ func contentOf(c map[string]any) []byte {
 // peer is another server: it makes events, and answers what rooms ask of it. Its zero answers are errors.
 type peer struct {
 	rooms.RemoteMembership
+	rooms.RemoteDirectory
 	t    testing.TB
 	f    *federated
 	key  signing.Key

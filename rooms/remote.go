@@ -19,6 +19,7 @@ import (
 // Spec: https://spec.matrix.org/latest/server-server-api/
 type Remote interface {
 	RemoteMembership // see remote_membership.go; a test's Remote may embed a nil one
+	RemoteDirectory  // see public_rooms.go; likewise
 
 	// VerifyEvents checks the signatures that each event needs (check 2) and returns one result for each, in order.
 	VerifyEvents(ctx context.Context, events []*event.Event) []error

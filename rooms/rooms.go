@@ -38,6 +38,9 @@ type Config struct {
 	// PublishByAnyone lets every local user put aliases and rooms in the directory without a right in the room.
 	PublishByAnyone bool
 
+	// PrivateDirectory shows the directory to none but this server's users, and to other servers.
+	PrivateDirectory bool
+
 	// FindAllUsers lets the user directory find every local user, and not only those whom somebody shares a room with or
 	// whom public rooms show.
 	FindAllUsers bool
@@ -62,6 +65,8 @@ type Service struct {
 	pasts       lanes        // who asks other servers for the history of a room
 	unfilled    unfilled     // which gaps in histories nobody could fill
 	indexer     *indexer     // keeps what searches look into; nil until Start
+	listing     *listing     // the directory
+	spaces                   // what is remembered of spaces: see spaces.go
 }
 
 // New returns a Service. It starts nothing.
@@ -69,7 +74,9 @@ func New(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{Config: cfg}
+	s := &Service{Config: cfg, listing: newListing(), spaces: newSpaces()}
+	cfg.Cache.Watch(s.listing.changed)
+	return s
 }
 
 // Start starts what works beside requests.

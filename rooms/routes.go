@@ -41,11 +41,19 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event", s.getEventByTimestamp, httpapi.RateLimited()),
 		// directory.go
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/directory/room/{roomAlias}", s.getRoomIDByAlias),
-		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/directory/room/{roomAlias}", s.setRoomAlias),
-		httpapi.Handle(httpapi.Authed, "DELETE "+v3+"/directory/room/{roomAlias}", s.deleteRoomAlias),
+		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/directory/room/{roomAlias}", s.setRoomAlias, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Authed, "DELETE "+v3+"/directory/room/{roomAlias}", s.deleteRoomAlias, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Authed, "GET "+v3+"/rooms/{roomId}/aliases", s.getLocalAliases, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/directory/list/room/{roomId}", s.getRoomVisibilityOnDirectory),
 		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/directory/list/room/{roomId}", s.setRoomVisibilityOnDirectory),
+		// public_rooms.go
+		httpapi.Handle(httpapi.OptionalToken, "GET "+v3+"/publicRooms", s.getPublicRooms),
+		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/publicRooms", s.queryPublicRooms),
+		// spaces.go, summary.go
+		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v1/rooms/{roomId}/hierarchy", s.getSpaceHierarchy, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.OptionalToken, "GET /_matrix/client/v1/room_summary/{roomIdOrAlias}", s.getRoomSummary, httpapi.RateLimited(),
+			httpapi.Also("GET /_matrix/client/unstable/im.nheko.summary/summary/{roomIdOrAlias}"),
+			httpapi.Also("GET /_matrix/client/unstable/im.nheko.summary/rooms/{roomIdOrAlias}/summary")),
 		// profile.go
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}", s.getUserProfile),
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}/{keyName}", s.getProfileField),

@@ -104,7 +104,8 @@ func (s *simulation) now() time.Time {
 // wire is what a simulated server asks of the others: calls of their methods, some of which fail.
 type wire struct {
 	rooms.RemoteMembership // nil: what is not below is not asked
-	self                   *simulated
+	rooms.RemoteDirectory
+	self *simulated
 }
 
 var errLost = errors.New("lost")

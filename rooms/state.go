@@ -68,8 +68,9 @@ func (s *Service) checkMember(ctx context.Context, d *Draft) error {
 	return nil
 }
 
-// checkCanonicalAlias refuses new aliases that are malformed or do not point to the room. Those that the
-// current event has already are not asked for again.
+// checkCanonicalAlias refuses new aliases that are malformed or do not point to the room; the servers of aliases that are
+// not from here are asked. Those that the current event has already are not asked for again, and there may be at most a
+// hundred others.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Service) checkCanonicalAlias(ctx context.Context, d *Draft) error {
@@ -88,6 +89,9 @@ func (s *Service) checkCanonicalAlias(ctx context.Context, d *Draft) error {
 	if now != nil {
 		known, _ := aliasesOf(now.Content()) // what is malformed there is not known
 		aliases = slices.DeleteFunc(aliases, func(a string) bool { return slices.Contains(known, a) })
+	}
+	if len(aliases) > maxNewAliases {
+		return mxerr.InvalidParam.With("at most %d aliases can be added at once", maxNewAliases)
 	}
 	for _, a := range aliases {
 		if err := s.checkAliasOf(ctx, a, r); err != nil {
@@ -111,14 +115,20 @@ func aliasesOf(content []byte) ([]string, error) {
 	return c.Alt, nil
 }
 
+// maxNewAliases is how many aliases are looked up for one event.
+const maxNewAliases = 100
+
 func (s *Service) checkAliasOf(ctx context.Context, text string, r *roomstate.Room) error {
 	alias, err := id.ParseRoomAlias(text)
 	if err != nil {
 		return mxerr.InvalidParam.With("%q is no room alias", text)
 	}
-	room, err := s.resolve(ctx, alias)
-	if errors.Is(err, mxerr.NotFound) || err == nil && room != r.ID {
+	room, _, err := s.lookUp(ctx, alias)
+	switch {
+	case errors.Is(err, mxerr.NotFound) || err == nil && room != r.ID:
 		return mxerr.BadAlias.With("%s does not point to this room", alias)
+	case err != nil && alias.Server() != s.ServerName:
+		return mxerr.BadAlias.With("%s cannot be looked up now", alias)
 	}
 	return err
 }

@@ -84,36 +84,3 @@ func (tx *Tx) IsPublished(room int64) (bool, error) {
 	}
 	return err == nil, err
 }
-
-// PublishedRoom is a room in the directory.
-type PublishedRoom struct {
-	Room   int64
-	RoomID id.RoomID
-}
-
-const selectPublishedAfter = `
-	SELECT p.room, r.room_id FROM mx_published_rooms p JOIN mx_rooms r ON r.room = p.room
-	WHERE p.room > $1 ORDER BY p.room LIMIT $2`
-
-// PublishedAfter returns at most limit rooms in the directory with a number above room, lowest first.
-func (tx *Tx) PublishedAfter(room int64, limit int) ([]PublishedRoom, error) {
-	return collect(tx, scanPublished, selectPublishedAfter, room, limit)
-}
-
-const selectPublishedBefore = `
-	SELECT p.room, r.room_id FROM mx_published_rooms p JOIN mx_rooms r ON r.room = p.room
-	WHERE p.room < $1 ORDER BY p.room DESC LIMIT $2`
-
-// PublishedBefore returns at most limit rooms in the directory with a number below room, highest first.
-func (tx *Tx) PublishedBefore(room int64, limit int) ([]PublishedRoom, error) {
-	return collect(tx, scanPublished, selectPublishedBefore, room, limit)
-}
-
-func scanPublished(row *sql.Rows, p *PublishedRoom) error { return row.Scan(&p.Room, &p.RoomID) }
-
-const countPublished = `SELECT COUNT(*) FROM mx_published_rooms`
-
-// CountPublished returns how many rooms are in the directory.
-func (tx *Tx) CountPublished() (int64, error) {
-	return one(tx, value[int64], countPublished)
-}
