@@ -115,7 +115,8 @@ func TestImports(t *testing.T) {
 		{"metrics/prom", "."},
 		{".", domain + "auth auth/e2ee rooms sync sync/push media federation federation/wire federation/keyring federation/appservice"},
 		{"homeservertest/naive", core + "internal/event internal/eventauth"}, // what tests compare stateres with
-		{"homeservertest", ". auth storage storage/sqlite internal/inprocess federation/wire " + core + "internal/event internal/eventauth"},
+		{"homeservertest/openapi", "internal/id"},
+		{"homeservertest", ". auth storage storage/sqlite internal/inprocess federation/wire homeservertest/openapi " + core + "internal/event internal/eventauth"},
 		{"examples/*", ". storage/sqlite storage/postgres media media/s3 auth auth/oidc metrics/prom"},
 	}
 	for _, p := range packages(t) {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/embedmatrix/homeserver"
 	"github.com/embedmatrix/homeserver/auth"
+	"github.com/embedmatrix/homeserver/homeservertest/openapi"
 	"github.com/embedmatrix/homeserver/storage"
 	"github.com/embedmatrix/homeserver/storage/sqlite"
 )
@@ -36,6 +37,7 @@ type Server struct {
 	t      testing.TB
 	cfg    homeserver.Config
 	engine storage.Engine
+	spec   *openapi.Specification // judges answers; nil judges none
 
 	mu sync.Mutex // guards the following
 	// server is replaced by Restart; faults are the answers planted by FailNext.
@@ -65,7 +67,7 @@ func New(t testing.TB, opts ...func(*homeserver.Config)) *Server {
 	if cfg.Storage == nil {
 		cfg.Storage = sqlite.Memory()
 	}
-	s := &Server{t: t, engine: cfg.Storage}
+	s := &Server{t: t, engine: cfg.Storage, spec: specification(t)}
 	cfg.Storage = lasting{cfg.Storage}
 	s.cfg = cfg
 	s.start()
@@ -124,7 +126,7 @@ func (s *Server) federate(w http.ResponseWriter, r *http.Request) {
 func (s *Server) serve(handler http.Handler, w http.ResponseWriter, r *http.Request) {
 	f, ok := s.fault(r)
 	if !ok {
-		handler.ServeHTTP(w, r)
+		s.judged(handler, w, r)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -11,10 +11,11 @@ import (
 	"testing"
 
 	"github.com/embedmatrix/homeserver/homeservertest"
+	"github.com/embedmatrix/homeserver/homeservertest/openapi"
 )
 
 // federate has another server use every endpoint that servers offer each other.
-func federate(t *testing.T, network *homeservertest.Network, server *homeservertest.Server, spec *specification) {
+func federate(t *testing.T, network *homeservertest.Network, server *homeservertest.Server, spec *openapi.Specification) {
 	t.Helper()
 	network.Add(server.Name(), judged(t, spec, server))
 	peer := network.Rogue("peer.test")
@@ -38,12 +39,12 @@ func federate(t *testing.T, network *homeservertest.Network, server *homeservert
 }
 
 // judged is what others ask of a server, each answer judged.
-func judged(t *testing.T, spec *specification, server *homeservertest.Server) http.Handler {
+func judged(t *testing.T, spec *openapi.Specification, server *homeservertest.Server) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		recorder := httptest.NewRecorder()
 		server.Homeserver().FederationHandler().ServeHTTP(recorder, r)
 		if spec != nil {
-			err := spec.judge(r.Method, r.URL.EscapedPath(), recorder.Code, recorder.Header().Get("Content-Type"), recorder.Body.Bytes())
+			err := spec.Judge(r.Method, r.URL.EscapedPath(), recorder.Code, recorder.Header(), recorder.Body.Bytes())
 			if err != nil {
 				t.Errorf("answer does not fit the specification: %v", err)
 			}

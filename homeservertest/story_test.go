@@ -300,8 +300,7 @@ func judge(t *testing.T, network *homeservertest.Network, server *homeservertest
 	}
 	all := rows(t, packages(t))
 	for _, o := range operations(t) {
-		_, met := spec.met[o.String()]
-		if serving(all, o) != nil && spec.describes(o) && !met && !unanswered(o) {
+		if serving(all, o) != nil && spec.Describes(o.method, o.path) && !spec.Met(o.method, o.path) && !unanswered(o) {
 			t.Errorf("%s is routed but no good answer of it was seen", o)
 		}
 	}
@@ -310,11 +309,6 @@ func judge(t *testing.T, network *homeservertest.Network, server *homeservertest
 // unanswered reports whether there is no good answer of an operation: the types of queries that the specification knows
 // are operations of their own.
 func unanswered(o operation) bool { return o.path == "/_matrix/federation/v1/query/{queryType}" }
-
-// describes reports whether the newest specification still has the operation.
-func (s *specification) describes(o operation) bool {
-	return slices.ContainsFunc(s.operations, func(d described) bool { return d.method == o.method && d.path == o.path })
-}
 
 // survivors are the goroutines that run code of this module, but for the test's own.
 func survivors() []string {
