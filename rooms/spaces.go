@@ -91,7 +91,7 @@ func (s *Service) walkOf(c *httpapi.Call) (*spaceWalk, error) {
 	}
 	about := spaceQuestion{user: c.User, root: c.RoomID("roomId"), depth: min(depth, maxSpaceDepth), suggestedOnly: suggested}
 	if !c.HasQuery("from") {
-		return newWalk(about, via(c)), nil
+		return newSpaceWalk(about, via(c)), nil
 	}
 	begun, ok := s.walks.get(c.Query("from"), s.Now())
 	if !ok || begun.user != about.user || begun.root != about.root {
@@ -127,8 +127,8 @@ type spacePlace struct {
 	kept  bool     // that server has said that this one cannot get into the room
 }
 
-// newWalk begins at the root, which some servers may be asked for if this one is not in it.
-func newWalk(about spaceQuestion, via []id.ServerName) *spaceWalk {
+// newSpaceWalk begins at the root, which some servers may be asked for if this one is not in it.
+func newSpaceWalk(about spaceQuestion, via []id.ServerName) *spaceWalk {
 	return &spaceWalk{spaceQuestion: about, met: map[id.RoomID]bool{}, ahead: []spacePlace{{room: about.root, via: via}}}
 }
 
