@@ -189,7 +189,8 @@ func TestSenderBackoff(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, o.triedAt("a"), len(tries), "the next process leaves it alone as well")
 		time.Sleep(time.Hour)
-		require.Len(t, o.triedAt("a"), len(tries)+1)
+		again := len(o.triedAt("a")) - len(tries)
+		require.True(t, again == 1 || again == 2, "%d tries in an hour, of which each is at least 48 minutes after the one before", again)
 		o.check()
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
@@ -110,12 +111,13 @@ func (s *Service) changeTags(ctx context.Context, user id.UserID, room id.RoomID
 	return nil
 }
 
-// readTags reads the content of m.tag. What clients have put there in another form counts as no tags.
+// readTags reads the content of m.tag. What clients have put there in another form counts as no tags, or no tag.
 func readTags(content []byte) tags {
 	var t tags
 	if json.Unmarshal(content, &t) != nil || t.Tags == nil {
 		t.Tags = map[string]json.RawMessage{}
 	}
+	maps.DeleteFunc(t.Tags, func(_ string, tag json.RawMessage) bool { return tag[0] != '{' })
 	return t
 }
 
