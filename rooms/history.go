@@ -251,23 +251,31 @@ type page struct {
 
 // readPage reads the query of /messages.
 func readPage(c *httpapi.Call) (*page, error) {
-	p := &page{backwards: c.Query("dir") == "b", start: c.Query("from")}
-	if dir := c.Query("dir"); dir == "" {
+	dir := c.Query("dir")
+	if dir == "" {
 		return nil, mxerr.MissingParam.With("dir is missing")
-	} else if dir != "b" && dir != "f" {
+	}
+	p, err := readRange(c, dir)
+	if err != nil {
+		return nil, err
+	}
+	if p.filter, err = filter.ParseRoomEvents(c.Query("filter")); err != nil {
+		return nil, err
+	}
+	p.limit, err = limitOf(c, p.filter)
+	return p, err
+}
+
+// readRange reads between which places a client wants to read, in a direction.
+func readRange(c *httpapi.Call, dir string) (*page, error) {
+	if dir != "b" && dir != "f" {
 		return nil, mxerr.InvalidParam.With("dir is b or f")
 	}
-	p.from, p.to = firstPlace, lastPlace
+	p := &page{backwards: dir == "b", start: c.Query("from"), from: firstPlace, to: lastPlace}
 	if p.backwards {
 		p.from, p.to = lastPlace, firstPlace
 	}
 	var err error
-	if p.filter, err = filter.ParseRoomEvents(c.Query("filter")); err != nil {
-		return nil, err
-	}
-	if p.limit, err = limitOf(c, p.filter); err != nil {
-		return nil, err
-	}
 	for name, to := range map[string]*int64{"from": &p.from, "to": &p.to} {
 		if text := c.Query(name); text != "" {
 			if *to, err = place(text); err != nil {

@@ -26,6 +26,8 @@ type reader struct {
 	upTo  storage.Pos       // nothing that arrived after it is told
 	now   eventauth.Viewing // of the state at upTo
 	state roomstate.Root    // what the user may read as the room's state: that at upTo, or that in which they left
+
+	ignored roomstate.Ignored // whose messages are not told
 }
 
 // reader returns the caller as a reader of a room, or mxerr.Forbidden; a room that this server does not know
@@ -37,6 +39,9 @@ func (s *Service) reader(ctx context.Context, c *httpapi.Call) (*reader, error) 
 		return nil, notInRoom()
 	}
 	if err != nil {
+		return nil, err
+	}
+	if rd.ignored, err = s.Cache.IgnoredBy(ctx, c.User); err != nil {
 		return nil, err
 	}
 	if rd.Viewer, err = r.Viewer(ctx, c.User, c.Device, s.Now(), rd.upTo); err != nil {
@@ -225,6 +230,18 @@ func (rd *reader) collect(ctx context.Context, st stretch, limit int, f *filter.
 // takes reports whether an event is told: it passes the filter, and the user may see it.
 func (rd *reader) takes(ctx context.Context, e *roomstate.Event, f *filter.RoomEventFilter) (bool, error) {
 	if !f.Passes(e.Type, e.Sender, e.Content()) {
+		return false, nil
+	}
+	return rd.tells(ctx, e)
+}
+
+// tells reports whether an event is told: the user may see it, and does not ignore who sent it.
+//
+// "Once ignored, the client will no longer receive events sent by that user, with the exception of state events."
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#ignoring-users
+func (rd *reader) tells(ctx context.Context, e *roomstate.Event) (bool, error) {
+	if e.StateKey == nil && rd.ignored.Has(e.Sender) {
 		return false, nil
 	}
 	_, ok, err := rd.See(ctx, e)

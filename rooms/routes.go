@@ -5,29 +5,36 @@ import "github.com/embedmatrix/homeserver/internal/httpapi"
 // Routes are the rows of the route table that rooms serves.
 func (s *Service) Routes() []httpapi.Route {
 	const v3 = "/_matrix/client/v3"
-	return []httpapi.Route{
+	const delayed = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
+	routes := []httpapi.Route{
 		// create.go
-		httpapi.Handle(httpapi.Authed, "POST "+v3+"/createRoom", s.createRoom),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/createRoom", s.createRoom, httpapi.RateLimited(httpapi.Rooms)),
 		// upgrade.go
-		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/upgrade", s.upgradeRoom),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/upgrade", s.upgradeRoom, httpapi.RateLimited(httpapi.Rooms)),
 		// membership.go
 		httpapi.Handle(httpapi.Authed, "GET "+v3+"/joined_rooms", s.getJoinedRooms),
-		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/join/{roomIdOrAlias}", s.joinRoom, httpapi.RateLimited(), httpapi.OptionalBody()),
-		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/rooms/{roomId}/join", s.joinRoomByID, httpapi.RateLimited(), httpapi.OptionalBody()),
-		httpapi.Handle(httpapi.Authed, "POST "+v3+"/knock/{roomIdOrAlias}", s.knockRoom, httpapi.RateLimited(), httpapi.OptionalBody()),
+		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/join/{roomIdOrAlias}", s.joinRoom, httpapi.RateLimited(httpapi.Joins), httpapi.OptionalBody()),
+		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/rooms/{roomId}/join", s.joinRoomByID, httpapi.RateLimited(httpapi.Joins), httpapi.OptionalBody()),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/knock/{roomIdOrAlias}", s.knockRoom, httpapi.RateLimited(httpapi.Joins), httpapi.OptionalBody()),
 		httpapi.Handle(httpapi.GuestOK, "POST "+v3+"/rooms/{roomId}/leave", s.leaveRoom, httpapi.RateLimited(), httpapi.OptionalBody()),
 		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/forget", s.forgetRoom, httpapi.RateLimited(), httpapi.OptionalBody()),
-		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/invite", s.inviteUser, httpapi.RateLimited()),
-		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/kick", s.kick),
-		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/ban", s.ban),
-		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/unban", s.unban),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/invite", s.inviteUser, httpapi.RateLimited(httpapi.Invites)),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/kick", s.kick, httpapi.RateLimited(httpapi.Messages)),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/ban", s.ban, httpapi.RateLimited(httpapi.Messages)),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/unban", s.unban, httpapi.RateLimited(httpapi.Messages)),
 		// send.go
-		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/send/{eventType}/{txnId}", s.sendEvent,
+		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/send/{eventType}/{txnId}", s.sendEvent, httpapi.RateLimited(httpapi.Messages), httpapi.OptionalBodyWith(delayParameter),
 			httpapi.Also("POST "+v3+"/rooms/{roomId}/send/{eventType}")), // of old: conformance suites still ask for it
-		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/rooms/{roomId}/redact/{eventId}/{txnId}", s.redactEvent,
+		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/rooms/{roomId}/redact/{eventId}/{txnId}", s.redactEvent, httpapi.RateLimited(httpapi.Messages),
 			httpapi.Also("POST "+v3+"/rooms/{roomId}/redact/{eventId}")), // as old
-		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/state/{eventType}/{stateKey}", s.setRoomStateWithKey,
+		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/rooms/{roomId}/state/{eventType}/{stateKey}", s.setRoomStateWithKey, httpapi.RateLimited(httpapi.Messages),
 			httpapi.Also("PUT "+v3+"/rooms/{roomId}/state/{eventType}/{$}")),
+		// delayed.go
+		httpapi.Handle(httpapi.GuestOK, "GET "+delayed, s.getDelayedEvents, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "POST "+delayed+"/{delayId}", s.updateDelayedEvent, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "POST "+delayed+"/{delayId}/cancel", s.cancelDelayedEvent, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "POST "+delayed+"/{delayId}/restart", s.restartDelayedEvent, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "POST "+delayed+"/{delayId}/send", s.sendDelayedEvent, httpapi.RateLimited()),
 		// history.go
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/state", s.getRoomState),
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/state/{eventType}/{stateKey}", s.getRoomStateWithKey,
@@ -37,6 +44,11 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/messages", s.getRoomEvents),
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/context/{eventId}", s.getEventContext),
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/event/{eventId}", s.getOneRoomEvent),
+		// relations.go, threads.go
+		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}", s.getRelatingEvents,
+			httpapi.Also("GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}"),
+			httpapi.Also("GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}")),
+		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v1/rooms/{roomId}/threads", s.getThreadRoots, httpapi.RateLimited()),
 		// moment.go
 		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event", s.getEventByTimestamp, httpapi.RateLimited()),
 		// directory.go
@@ -63,5 +75,18 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/rooms/{roomId}/typing/{userId}", s.setTyping, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/receipt/{receiptType}/{eventId}", s.postReceipt, httpapi.RateLimited(), httpapi.OptionalBody()),
 		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/read_markers", s.setReadMarker, httpapi.RateLimited()),
+		// report.go
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/report", s.reportRoom, httpapi.RateLimited(httpapi.Reports), httpapi.MaxBody(maxReportBody)),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/report/{eventId}", s.reportEvent, httpapi.RateLimited(httpapi.Reports), httpapi.MaxBody(maxReportBody)),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/users/{userId}/report", s.reportUser, httpapi.RateLimited(httpapi.Reports), httpapi.MaxBody(maxReportBody)),
+		// admin.go
+		httpapi.Handle(httpapi.Authed, "DELETE /_synapse/admin/v1/rooms/{roomId}", s.deleteRoom, httpapi.AdminOnly()),
 	}
+	if s.Notices.User != "" { // notices.go
+		routes = append(routes,
+			httpapi.Handle(httpapi.Authed, "POST /_synapse/admin/v1/send_server_notice", s.sendServerNotice, httpapi.AdminOnly()),
+			httpapi.Handle(httpapi.Authed, "PUT /_synapse/admin/v1/send_server_notice/{txnId}", s.sendServerNoticeOnce, httpapi.AdminOnly()),
+		)
+	}
+	return routes
 }

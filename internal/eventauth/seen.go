@@ -50,6 +50,11 @@ func (s Seen) OfErasedSender() (Seen, error) {
 	if s.membership == "join" {
 		return s, nil
 	}
+	return s.Redacted()
+}
+
+// Redacted is the event without what a redaction takes from it.
+func (s Seen) Redacted() (Seen, error) {
 	redacted, err := s.e.Redacted()
 	return Seen{redacted, s.membership}, err
 }

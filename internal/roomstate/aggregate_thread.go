@@ -84,6 +84,33 @@ func (a *aggregation) lookIntoThread(root *Event, told *Thread) (*Thread, error)
 	return told, nil
 }
 
+// ThreadOf returns what Aggregate has found to be told of the thread of which an event is the root, nil when it is of none.
+func (v *Viewer) ThreadOf(e *Event) *Thread {
+	if b := v.bundles[e.Pos]; b != nil {
+		return b.thread
+	}
+	return nil
+}
+
+// Threads returns the threads of the room whose newest event has a place before one, that with the newest event first, at most
+// limit; events of those whom the user ignores do not count.
+func (r *Room) Threads(ctx context.Context, user id.UserID, before int64, limit int, ignored Ignored) (rows []storage.Thread, err error) {
+	err = r.cache.db.Read(ctx, func(tx *storage.Tx) error {
+		rows, err = tx.Threads(r.Num, user, before, limit, ignored.list())
+		return err
+	})
+	return rows, err
+}
+
+// Relations returns which events of the room relate to one.
+func (r *Room) Relations(ctx context.Context, q *storage.RelationQuery) (rows []storage.Relation, err error) {
+	err = r.cache.db.Read(ctx, func(tx *storage.Tx) error {
+		rows, err = tx.Relations(q)
+		return err
+	})
+	return rows, err
+}
+
 func (r *Room) threadEvents(ctx context.Context, root id.EventID, before int64, limit int, without []id.UserID) (rows []storage.Relation, err error) {
 	err = r.cache.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err = tx.ThreadEvents(r.Num, root, before, limit, without)
