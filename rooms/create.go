@@ -50,6 +50,9 @@ func (s *Service) createRoom(ctx context.Context, c *httpapi.Call, in *NewRoom) 
 	if err := notSuspended(c); err != nil {
 		return nil, err
 	}
+	if err := c.Charge(httpapi.Invites, len(in.Invite)); err != nil {
+		return nil, err
+	}
 	room, err := s.Create(ctx, c.User, *in)
 	if err != nil {
 		return nil, err
@@ -100,7 +103,9 @@ type blueprint struct {
 	creation []byte
 	alias    id.RoomAlias            // "" for none
 	profiles map[id.UserID][2]string // display name and avatar of the creator and those invited
-	others   []id.UserID             // users of other servers who are to be invited: once the room is there
+	// noticesTo is whose room of notices this will be; "" for any other room
+	noticesTo id.UserID
+	others    []id.UserID // users of other servers who are to be invited: once the room is there
 }
 
 // blueprint checks a wish before anything is made.
@@ -232,7 +237,7 @@ func (s *Service) checkBlueprint(ctx context.Context, b *blueprint) error {
 		if _, err := id.ParseUserID(string(user)); err != nil {
 			return mxerr.InvalidParam.With("%q is no user id", user)
 		}
-		if user != b.creator {
+		if user != b.creator && b.creator != s.Notices.User { // notices reach everybody
 			if err := s.checkInvitee(ctx, user); err != nil {
 				return err
 			}
@@ -275,6 +280,9 @@ func (s *Service) lay(ctx context.Context, b *blueprint) (*roomstate.Pending, id
 	if b.alias != "" || b.Visibility == "public" {
 		w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return b.list(tx, w.Num) })
 		w.Act().Committed = func(storage.Pos) { s.listing.mark(w.Num) }
+	}
+	if b.noticesTo != "" {
+		s.keepNoticeRoom(w, b.noticesTo)
 	}
 	return w.Queue(), w.ID, nil
 }

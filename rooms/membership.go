@@ -33,6 +33,8 @@ type Change struct {
 	Content map[string]any
 	// Guest says that the sender is a guest.
 	Guest bool
+	// Anyway lets who leaves turn down an invite that users may not turn down.
+	Anyway bool
 	// Via names servers that may be in the room, for a join or a knock by somebody whose server is not.
 	Via []id.ServerName
 }
@@ -267,6 +269,11 @@ func (s *Service) moderate(ctx context.Context, c *httpapi.Call, membership stri
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#mroommember
 func (s *Service) SetMembership(ctx context.Context, c Change) error {
+	if entering(c.Membership) {
+		if err := s.checkBlocked(ctx, c.Room); err != nil {
+			return err
+		}
+	}
 	here, err := s.resident(ctx, c.Room)
 	if err != nil {
 		return err
@@ -277,7 +284,7 @@ func (s *Service) SetMembership(ctx context.Context, c Change) error {
 		}
 	}
 	if c.Membership == "invite" {
-		if err := s.checkInvitee(ctx, c.Target); err != nil {
+		if err := s.checkInvitee(ctx, c.Target); err != nil && c.Sender != s.Notices.User {
 			return err
 		}
 		if !s.local(c.Target) {
@@ -292,6 +299,11 @@ func (s *Service) SetMembership(ctx context.Context, c Change) error {
 		return mxerr.Forbidden.With("no member of this server may let you in")
 	}
 	return s.through(ctx, &c, s.joinThrough) // for whom nobody may vouch here, somebody may elsewhere
+}
+
+// entering reports whether a membership leads into a room.
+func entering(membership string) bool {
+	return membership == "join" || membership == "invite" || membership == "knock"
 }
 
 // setMembership changes a membership in a room in which this server is.
@@ -311,6 +323,11 @@ func (s *Service) setMembership(ctx context.Context, c Change) error {
 		}
 		if c.Membership == "join" {
 			if err := s.admit(w, &c, joinVia); err != nil {
+				return false, err
+			}
+		}
+		if c.Membership == "leave" && !c.Anyway {
+			if err := s.staysForNotices(w, c.Target); err != nil {
 				return false, err
 			}
 		}
@@ -511,6 +528,9 @@ func (s *Service) refineMember(ctx context.Context, w *roomstate.Writer, d *Draf
 	if err := json.Unmarshal(d.Content, &content); err != nil {
 		return mxerr.BadJSON
 	}
+	if content["membership"] == "leave" && *d.StateKey == string(d.Sender) {
+		return s.staysForNotices(w, d.Sender)
+	}
 	if content["membership"] != "join" {
 		return nil
 	}
@@ -595,7 +615,7 @@ func (s *Service) LeaveAll(ctx context.Context, user id.UserID, reason string) e
 			continue
 		}
 		errs = append(errs, s.SetMembership(ctx, Change{
-			Room: m.Room, Sender: user, Target: user, Membership: "leave", Reason: reason,
+			Room: m.Room, Sender: user, Target: user, Membership: "leave", Reason: reason, Anyway: true,
 		}))
 	}
 	return errors.Join(errs...)
@@ -622,10 +642,15 @@ func (s *Service) removeGuests(ctx context.Context, room id.RoomID) {
 		}
 		return true
 	})
-	for _, user := range local {
-		if guest, err := s.isGuest(ctx, user); err != nil || !guest {
-			continue
-		}
+	var guests []id.UserID
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		guests, err = tx.GuestsAmong(local)
+		return err
+	})
+	if err != nil {
+		s.Log.Error("find the guests of a room", "room", room, "error", err)
+	}
+	for _, user := range guests {
 		if err := s.SetMembership(ctx, Change{Room: room, Sender: user, Target: user, Membership: "leave"}); err != nil {
 			s.Log.Error("remove a guest", "room", room, "user", user, "error", err)
 		}

@@ -47,7 +47,7 @@ func (s *Service) Invited(ctx context.Context, in Invitation) (*event.Event, err
 	if err != nil {
 		return nil, err
 	}
-	if err := s.mayInvite(ctx, ev); err != nil {
+	if err := errors.Join(s.mayInvite(ctx, ev), s.checkBlocked(ctx, ev.Room)); err != nil {
 		return nil, err
 	}
 	stripped, err := strippedState(rules, in)

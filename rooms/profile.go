@@ -75,7 +75,7 @@ func (s *Service) getProfileField(ctx context.Context, c *httpapi.Call, _ *httpa
 //
 // https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3profileuseridkeyname
 func (s *Service) setProfileField(ctx context.Context, c *httpapi.Call, in *json.RawMessage) (*httpapi.Empty, error) {
-	key, err := ownProfileKey(c)
+	key, err := s.ownProfileKey(c)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (s *Service) setProfileField(ctx context.Context, c *httpapi.Call, in *json
 //
 // https://spec.matrix.org/latest/client-server-api/#delete_matrixclientv3profileuseridkeyname
 func (s *Service) deleteProfileField(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*httpapi.Empty, error) {
-	key, err := ownProfileKey(c)
+	key, err := s.ownProfileKey(c)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (s *Service) spreadProfile(ctx context.Context, user id.UserID) error {
 }
 
 // ownProfileKey checks that the caller may change the field that the path names.
-func ownProfileKey(c *httpapi.Call) (string, error) {
+func (s *Service) ownProfileKey(c *httpapi.Call) (string, error) {
 	key := c.PathValue("keyName")
 	switch {
 	case c.UserID("userId") != c.User:
@@ -163,7 +163,13 @@ func ownProfileKey(c *httpapi.Call) (string, error) {
 	if err := notSuspended(c); err != nil {
 		return "", err
 	}
-	return key, checkProfileKey(key)
+	if err := checkProfileKey(key); err != nil {
+		return "", err
+	}
+	if s.MayChange != nil && !s.MayChange(key) {
+		return "", mxerr.Forbidden.With("%s cannot be changed here", key)
+	}
+	return key, nil
 }
 
 // checkProfileKey refuses what no field can be called.
@@ -255,12 +261,13 @@ func (s *Service) checkKnown(ctx context.Context, user id.UserID) error {
 	return err
 }
 
-// Deactivated removes the profile of a user who asked to be forgotten, in the transaction that ends the account.
+// Deactivated removes what a user has scheduled, and the profile of one who asked to be forgotten, in the transaction that
+// ends the account.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3accountdeactivate
 func (s *Service) Deactivated(tx *storage.Tx, _ storage.Pos, user id.UserID, erase bool) error {
-	if !erase {
-		return nil
+	if err := tx.DeleteDelayedOf(user); err != nil || !erase {
+		return err
 	}
 	return tx.DeleteProfile(user)
 }

@@ -136,7 +136,21 @@ func (d *delivery) receive(ctx context.Context, pdus []json.RawMessage) []error 
 			d.logRefused(ctx, ev, errs[i])
 		}
 	}
+	d.afterwards(ctx)
 	return errs
+}
+
+// afterwards does what events that have arrived bring about elsewhere.
+func (d *delivery) afterwards(ctx context.Context) {
+	if d.past != nil {
+		return
+	}
+	for _, ev := range d.events {
+		if ev.Is("m.room.guest_access", "") && d.verdict(ev.ID) == nil {
+			d.removeGuests(ctx, d.room.ID)
+			return
+		}
+	}
 }
 
 // verdict is the result for an event that passed checks 1 to 3.

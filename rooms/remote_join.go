@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+
+	"github.com/tidwall/gjson"
 
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -56,8 +59,8 @@ func (s *Service) through(ctx context.Context, c *Change, try func(context.Conte
 	var errs []error
 	for _, server := range candidates {
 		err := try(ctx, c, server)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil || ctx.Err() != nil || errors.Is(err, mxerr.GuestAccessForbidden) {
+			return err // a room without guests has none, whichever server is asked
 		}
 		s.Log.DebugContext(ctx, "a server did not help with a membership", "room", c.Room, "server", server, "error", err)
 		errs = append(errs, fmt.Errorf("%s: %w", server, err))
@@ -120,10 +123,34 @@ func (s *Service) joinThrough(ctx context.Context, c *Change, server id.ServerNa
 	if err != nil {
 		return err
 	}
+	if c.Guest && !guestsWelcome(answer.State) {
+		return s.backOut(ctx, c, server)
+	}
 	if join, err = s.vouchedFor(ctx, join, answer.Event); err != nil {
 		return err
 	}
 	return s.enter(ctx, server, join, answer)
+}
+
+// guestsWelcome reports whether a state, as another server tells it, lets guests join: "Servers MUST only allow guest
+// users to join rooms if the m.room.guest_access state event is present on the room, and has the … value can_join."
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#guest-access
+func guestsWelcome(state []json.RawMessage) bool {
+	return slices.ContainsFunc(state, func(raw json.RawMessage) bool {
+		fields := gjson.GetManyBytes(raw, "type", "state_key", "content.guest_access")
+		return fields[0].Str == "m.room.guest_access" && fields[1].Type == gjson.String && fields[1].Str == "" &&
+			fields[2].Str == "can_join"
+	})
+}
+
+// backOut takes back the join of a guest to a room that takes none: no server says so before it is joined.
+func (s *Service) backOut(ctx context.Context, c *Change, server id.ServerName) error {
+	leave := &Change{Room: c.Room, Sender: c.Sender, Target: c.Target, Membership: "leave"}
+	if err := s.leaveThrough(ctx, leave, server); err != nil {
+		s.Log.WarnContext(ctx, "take the join of a guest back", "room", c.Room, "user", c.Target, "server", server, "error", err)
+	}
+	return mxerr.GuestAccessForbidden.With("this room takes no guests")
 }
 
 // vouchedFor returns a join with the signature of the server whose user vouches for it, if that has signed it.

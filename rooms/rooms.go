@@ -45,11 +45,23 @@ type Config struct {
 	// whom public rooms show.
 	FindAllUsers bool
 
+	// Notices say how this server's administrators reach its users.
+	Notices Notices
+
+	// MayChange says which fields of their profile users may change. Nil: all.
+	MayChange func(field string) bool
+
+	// OnReport is told of each report of a user once it is stored. Nil: nobody is told.
+	OnReport func(ctx context.Context, r storage.Report)
+
 	// Remote asks other servers and checks what they have signed; nil: this server does not federate.
 	Remote Remote
 
 	// Peers are told what need not arrive: typing and receipts. Nil: nobody is.
 	Peers Peers
+
+	// Delays bounds the events that users schedule to be sent later.
+	Delays Delays
 
 	Log *slog.Logger // nil discards
 }
@@ -62,10 +74,12 @@ type Service struct {
 	typists     typists      // whom other servers think to be typing
 	lanes       lanes        // who asks other servers about a room
 	early       early        // redactions that came before their targets, and are on their way to storage
+	noticed     lanes        // who is told something in their room of notices
 	pasts       lanes        // who asks other servers for the history of a room
 	unfilled    unfilled     // which gaps in histories nobody could fill
 	indexer     *indexer     // keeps what searches look into; nil until Start
 	listing     *listing     // the directory
+	schedule    *schedule    // the events that are sent later
 	spaces                   // what is remembered of spaces: see spaces.go
 }
 
@@ -75,15 +89,20 @@ func New(cfg Config) *Service {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{Config: cfg, listing: newListing(), spaces: newSpaces()}
+	s.schedule = newSchedule(s)
 	cfg.Cache.Watch(s.listing.changed)
 	return s
 }
 
 // Start starts what works beside requests.
-func (s *Service) Start() { s.indexer = startIndexer(s) }
+func (s *Service) Start() {
+	s.indexer = startIndexer(s)
+	s.schedule.start()
+}
 
 // Close ends it and awaits that.
 func (s *Service) Close() {
+	s.schedule.close()
 	if s.indexer != nil {
 		s.indexer.close()
 	}

@@ -25,11 +25,11 @@ type eventID struct {
 // sendEvent implements PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}.
 //
 // https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid
-func (s *Service) sendEvent(ctx context.Context, c *httpapi.Call, content *json.RawMessage) (*eventID, error) {
+func (s *Service) sendEvent(ctx context.Context, c *httpapi.Call, content *json.RawMessage) (*sent, error) {
 	if err := notSuspended(c); err != nil {
 		return nil, err
 	}
-	ev, err := s.Send(ctx, Draft{
+	return s.sendNowOrLater(ctx, c, Draft{
 		Room:    c.RoomID("roomId"),
 		Sender:  c.User,
 		Device:  c.Device,
@@ -37,10 +37,6 @@ func (s *Service) sendEvent(ctx context.Context, c *httpapi.Call, content *json.
 		Content: *content,
 		Txn:     c.PathValue("txnId"),
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &eventID{ev}, nil
 }
 
 type redaction struct {
@@ -51,6 +47,9 @@ type redaction struct {
 //
 // https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid
 func (s *Service) redactEvent(ctx context.Context, c *httpapi.Call, in *redaction) (*eventID, error) {
+	if err := s.mayRedactWhileSuspended(ctx, c); err != nil {
+		return nil, err
+	}
 	content, err := json.Marshal(in)
 	if err != nil {
 		return nil, err
@@ -73,12 +72,12 @@ func (s *Service) redactEvent(ctx context.Context, c *httpapi.Call, in *redactio
 // setRoomStateWithKey implements PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}.
 //
 // https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey
-func (s *Service) setRoomStateWithKey(ctx context.Context, c *httpapi.Call, content *json.RawMessage) (*eventID, error) {
+func (s *Service) setRoomStateWithKey(ctx context.Context, c *httpapi.Call, content *json.RawMessage) (*sent, error) {
 	if err := notSuspended(c); err != nil {
 		return nil, err
 	}
 	stateKey := c.PathValue("stateKey")
-	ev, err := s.Send(ctx, Draft{
+	return s.sendNowOrLater(ctx, c, Draft{
 		Room:     c.RoomID("roomId"),
 		Sender:   c.User,
 		Device:   c.Device,
@@ -86,10 +85,6 @@ func (s *Service) setRoomStateWithKey(ctx context.Context, c *httpapi.Call, cont
 		StateKey: &stateKey,
 		Content:  *content,
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &eventID{ev}, nil
 }
 
 // notSuspended refuses what a suspended user may not do.
@@ -123,7 +118,9 @@ func (s *Service) Send(ctx context.Context, d Draft) (id.EventID, error) {
 	if d.StateKey != nil && (p != nil || unsigned) {
 		s.afterState(ctx, d)
 	}
-	s.Presence.Active(d.Sender, d.Device)
+	if d.turn == nil { // what was scheduled is nothing that its sender does now
+		s.Presence.Active(d.Sender, d.Device)
+	}
 	return known, nil
 }
 
@@ -139,6 +136,9 @@ func (s *Service) propose(ctx context.Context, d Draft) (p *roomstate.Pending, k
 	defer w.Unlock()
 	if p, known, err = s.sentBefore(ctx, w, &d); err != nil || p != nil || known != "" {
 		return p, known, err
+	}
+	if err := d.turn.check(w); err != nil {
+		return nil, "", err
 	}
 	if known, err = unchanged(w, &d); err != nil || known != "" {
 		return nil, known, err

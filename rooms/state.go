@@ -62,6 +62,11 @@ func (s *Service) checkMember(ctx context.Context, d *Draft) error {
 	if membership.Type != gjson.String {
 		return mxerr.BadJSON.With("an m.room.member needs a membership that is a string")
 	}
+	if entering(membership.Str) && d.Room != "" {
+		if err := s.checkBlocked(ctx, d.Room); err != nil {
+			return err
+		}
+	}
 	if membership.Str == "invite" {
 		return s.checkInvitee(ctx, target)
 	}

@@ -51,13 +51,12 @@ func (tx *Tx) RoomBlocked(room id.RoomID) (bool, error) {
 	return err == nil, err
 }
 
-const forgetRoom = `
-	UPDATE mx_memberships SET forgotten = TRUE WHERE room = $1 AND membership IN ('leave', 'ban') AND NOT forgotten`
+const selectGuestsAmong = `
+	SELECT user_id FROM mx_accounts WHERE guest AND NOT deactivated AND user_id IN (SELECT value FROM json_each($1))`
 
-// ForgetForAll marks a room as forgotten by everybody who has left it.
-func (tx *Tx) ForgetForAll(room int64) error {
-	_, err := tx.exec(forgetRoom, room)
-	return err
+// GuestsAmong returns those of some users who are guests, in no order.
+func (tx *Tx) GuestsAmong(users []id.UserID) ([]id.UserID, error) {
+	return collect(tx, value[id.UserID], selectGuestsAmong, list(users))
 }
 
 const countAccounts = `SELECT count(*) FROM (SELECT 1 FROM mx_accounts WHERE NOT deactivated LIMIT $1) AS active`

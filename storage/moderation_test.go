@@ -138,23 +138,17 @@ func TestNoticeRoomsAndBlockedRooms(t *testing.T) {
 	})
 }
 
-func TestForgetForAll(t *testing.T) {
+func TestGuestsAmong(t *testing.T) {
 	everywhere(t, func(t *testing.T, db *storage.DB, _ *storagetest.Faulty) {
-		queue(t, db, func(a *storage.Act, pos storage.Pos) {
-			a.Add(storage.InsertRoom, 1, "!r:x", "11", 0, 0, 0, []byte("[]"))
-			a.Add(storage.UpsertMember, 1, "@alice:x", "leave", pos, pos, false)
-			a.Add(storage.UpsertMember, 1, "@bob:x", "join", pos, pos, false)
-			a.Add(storage.UpsertMember, 2, "@alice:x", "leave", pos, pos, false)
-		})
-		change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return tx.ForgetForAll(1) })
-		members, err := ask(t, db, func(tx *storage.Tx) ([]storage.Member, error) { return tx.Members(1) })
-		require.NoError(t, err)
-		for _, m := range members {
-			require.Equal(t, m.User == alice, m.Forgotten, m.User)
+		for user, guest := range map[id.UserID]bool{"@a:x": false, "@b:x": true, "@c:x": true} {
+			change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
+				_, err := tx.InsertAccount(storage.Account{User: user, Guest: guest})
+				return err
+			})
 		}
-		others, err := ask(t, db, func(tx *storage.Tx) ([]storage.Member, error) { return tx.Members(2) })
+		guests, err := ask(t, db, func(tx *storage.Tx) ([]id.UserID, error) { return tx.GuestsAmong([]id.UserID{"@a:x", "@b:x", "@d:x"}) })
 		require.NoError(t, err)
-		require.False(t, others[0].Forgotten)
+		require.Equal(t, []id.UserID{"@b:x"}, guests)
 	})
 }
 
