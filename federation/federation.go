@@ -40,6 +40,9 @@ type Config struct {
 	// OpenID knows whose tokens for third parties are. Nil: there are none.
 	OpenID OpenID
 
+	// Media gives files out. Nil: there are none.
+	Media Media
+
 	Log *slog.Logger // nil discards
 
 	// Ring finds the keys of other servers. Nil: there are no others, and nobody's request is accepted.

@@ -116,7 +116,7 @@ func TestImports(t *testing.T) {
 		{".", domain + "auth auth/e2ee rooms sync sync/push media federation federation/wire federation/keyring federation/appservice"},
 		{"homeservertest/naive", core + "internal/event internal/eventauth"}, // what tests compare stateres with
 		{"homeservertest/openapi", "internal/id"},
-		{"homeservertest", ". auth storage storage/sqlite internal/inprocess federation/wire homeservertest/openapi " + core + "internal/event internal/eventauth"},
+		{"homeservertest", ". auth media storage storage/sqlite internal/inprocess federation/wire homeservertest/openapi " + core + "internal/event internal/eventauth"},
 		{"examples/*", ". storage/sqlite storage/postgres media media/s3 auth auth/oidc metrics/prom"},
 	}
 	for _, p := range packages(t) {
@@ -296,7 +296,10 @@ func TestHandlersNameTheirSpecification(t *testing.T) {
 		doc := docs[r.pkg.name()+" "+r.handler]
 		want := r.method + " " + strings.TrimSuffix(r.path, "/{$}")
 		require.Contains(t, doc, want, "%s: the doc of %s does not name its path", r.where, r.handler)
-		if strings.HasPrefix(r.path, "/_matrix/") || strings.HasPrefix(r.path, "/.well-known/") {
+		switch {
+		case strings.Contains(r.path, "/unstable/"):
+			require.Contains(t, doc, "https://github.com/matrix-org/matrix-spec-proposals/pull/", "%s: the doc of %s does not name its proposal", r.where, r.handler)
+		case strings.HasPrefix(r.path, "/_matrix/") || strings.HasPrefix(r.path, "/.well-known/"):
 			require.Contains(t, doc, "https://spec.matrix.org/", "%s: the doc of %s does not name its section", r.where, r.handler)
 		}
 	}

@@ -7,7 +7,8 @@
 //	alice.Send(room, "hi")
 //	bob.Expect(room, homeservertest.Text("hi"))
 //
-// A server starts in milliseconds, needs no port, and works inside a testing/synctest bubble.
+// A server starts in milliseconds, needs no port, and works inside a testing/synctest bubble. Where the environment
+// variable MATRIX_SPEC_OPENAPI names the specification's OpenAPI folder, every good answer is judged by it.
 package homeservertest
 
 import (
@@ -25,6 +26,7 @@ import (
 	"github.com/embedmatrix/homeserver"
 	"github.com/embedmatrix/homeserver/auth"
 	"github.com/embedmatrix/homeserver/homeservertest/openapi"
+	"github.com/embedmatrix/homeserver/media"
 	"github.com/embedmatrix/homeserver/storage"
 	"github.com/embedmatrix/homeserver/storage/sqlite"
 )
@@ -66,6 +68,9 @@ func New(t testing.TB, opts ...func(*homeserver.Config)) *Server {
 	}
 	if cfg.Storage == nil {
 		cfg.Storage = sqlite.Memory()
+	}
+	if cfg.Media == nil {
+		cfg.Media = media.Memory()
 	}
 	s := &Server{t: t, engine: cfg.Storage, spec: specification(t)}
 	cfg.Storage = lasting{cfg.Storage}

@@ -252,7 +252,7 @@ func TestRoomVersionOfTheConfig(t *testing.T) {
 func TestAbsentParts(t *testing.T) {
 	alice := homeservertest.New(t).User("alice")
 	for _, path := range []string{
-		"/_matrix/client/v1/auth_metadata", "/_matrix/client/v1/media/config", v3 + "/pushers", "/_matrix/media/v3/config",
+		"/_matrix/client/v1/auth_metadata", "/_matrix/client/v1/media/preview_url", v3 + "/pushers", "/_matrix/media/v3/preview_url",
 		"/.well-known/matrix/policy_server",
 	} {
 		alice.Do("GET", path, nil).WantError(404, "M_UNRECOGNIZED")

@@ -70,3 +70,55 @@ func webAnswer(resp *http.Response, maxAnswer int64) (Answer, error) {
 	}
 	return Answer{Status: resp.StatusCode, Header: resp.Header, Body: body}, canonjson.CheckLenient(body)
 }
+
+// WebStream gets a file of something that is no homeserver, under the same rules as Web. It returns the body, of at most
+// maxAnswer bytes, which must be closed, and its Content-Type.
+func (c *Client) WebStream(ctx context.Context, address string, maxAnswer int64) (io.ReadCloser, string, error) {
+	target, err := url.Parse(address)
+	if err != nil || target.Scheme != "https" || target.Host == "" || target.User != nil {
+		return nil, "", errNotHTTPS
+	}
+	if c.closing.Err() != nil {
+		return nil, "", ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	stop := context.AfterFunc(c.closing, cancel)
+	end := func() { stop(); cancel() }
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		end()
+		return nil, "", err
+	}
+	req.Header.Set("User-Agent", c.cfg.UserAgent)
+	resp, err := c.web().Do(req)
+	if err != nil {
+		end()
+		return nil, "", err
+	}
+	if resp.StatusCode != http.StatusOK {
+		err := errors.Join(fmt.Errorf("wire: %s answered %s", target.Host, resp.Status), resp.Body.Close())
+		end()
+		return nil, "", err
+	}
+	return &webBody{resp.Body, maxAnswer, end}, resp.Header.Get("Content-Type"), nil
+}
+
+// webBody is a body that is bounded.
+type webBody struct {
+	of   io.ReadCloser
+	left int64
+	end  func()
+}
+
+func (b *webBody) Read(p []byte) (int, error) {
+	n, err := b.of.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, ErrTooLarge
+	}
+	return n, err
+}
+
+func (b *webBody) Close() error {
+	defer b.end()
+	return b.of.Close()
+}

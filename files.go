@@ -1,0 +1,98 @@
+package homeserver
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/embedmatrix/homeserver/federation"
+	"github.com/embedmatrix/homeserver/internal/httpapi"
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/media"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// newMedia makes the content repository, nil when the host keeps no files.
+func newMedia(cfg Config, server id.ServerName, h *house) *media.Service {
+	if cfg.Media == nil {
+		return nil
+	}
+	c := media.Config{
+		ServerName: server, Store: cfg.Media, DB: h.db, Now: cfg.Now, Rand: cfg.Rand, Limits: cfg.MediaLimits,
+		WithoutToken: cfg.MediaWithoutToken, Log: cfg.Logger,
+	}
+	if h.peers.wire != nil {
+		c.Remote = remoteMedia{federation.NewClient(h.peers.wire, h.peers.ring)}
+	}
+	return media.New(c)
+}
+
+func (h *house) openMedia(ctx context.Context) error {
+	if h.media == nil {
+		return nil
+	}
+	return h.media.Start(ctx)
+}
+
+func (h *house) closeMedia() {
+	if h.media != nil {
+		h.media.Close()
+	}
+}
+
+// mediaRoutes are those of the content repository, if there is one.
+func (h *house) mediaRoutes() []httpapi.Route {
+	if h.media == nil {
+		return nil
+	}
+	return h.media.Routes()
+}
+
+// remoteMedia lets the content repository ask other servers.
+type remoteMedia struct{ client *federation.Client }
+
+func (r remoteMedia) Media(ctx context.Context, server id.ServerName, mediaID string, wait time.Duration, maxSize int64) (*media.RemoteFile, error) {
+	f, err := r.client.Media(ctx, server, mediaID, wait, maxSize)
+	if err != nil {
+		return nil, err
+	}
+	return &media.RemoteFile{Type: f.Type, Name: f.Name, Size: f.Size, Body: f.Body}, nil
+}
+
+// ErrNoMedia is the answer of calls about files when Config.Media is nil, or when there is no such file.
+var ErrNoMedia error = mxerr.NotFound.With("there is no such file")
+
+// DeleteMedia deletes the file of an mxc: URI, of this server or one kept of another, with its thumbnails; the bytes only
+// if no other URI has the same. ErrNoMedia: there is none.
+func (a *Admin) DeleteMedia(ctx context.Context, uri string) error {
+	return a.aboutMedia(uri, func(s *media.Service, server id.ServerName, mediaID string) error {
+		return s.Delete(ctx, server, mediaID)
+	})
+}
+
+// QuarantineMedia lets the file of an mxc: URI be given to nobody any more, or again. It stays stored. ErrNoMedia: there
+// is none.
+func (a *Admin) QuarantineMedia(ctx context.Context, uri string, on bool) error {
+	return a.aboutMedia(uri, func(s *media.Service, server id.ServerName, mediaID string) error {
+		return s.Quarantine(ctx, server, mediaID, on)
+	})
+}
+
+func (a *Admin) aboutMedia(uri string, fn func(*media.Service, id.ServerName, string) error) error {
+	h := a.s.running.Load()
+	if h == nil {
+		return ErrNotRunning
+	}
+	rest, is := strings.CutPrefix(uri, "mxc://")
+	server, mediaID, ok := strings.Cut(rest, "/")
+	if !is || !ok || h.media == nil {
+		return ErrNoMedia
+	}
+	err := fn(h.media, id.ServerName(server), mediaID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return ErrNoMedia
+	}
+	return err
+}
