@@ -84,6 +84,9 @@ type Dependant struct {
 	// Reserved reports whether a device id may not be used, for a key of user has that name.
 	Reserved func(tx *storage.Tx, user id.UserID, device id.DeviceID) (bool, error)
 
+	// Created says that a user has a new device.
+	Created func(tx *storage.Tx, at storage.Pos, user id.UserID, device id.DeviceID) error
+
 	// Renamed says that a device got another display name.
 	Renamed func(tx *storage.Tx, at storage.Pos, user id.UserID, device id.DeviceID) error
 

@@ -147,7 +147,7 @@ func (s *Service) storeEnrolment(tx *storage.Tx, at storage.Pos, e enrolment, o 
 	if e.login == nil {
 		return gone, nil
 	}
-	return gone, s.store(tx, o)
+	return gone, s.store(tx, at, o)
 }
 
 func (s *Service) storeAccount(tx *storage.Tx, e enrolment) error {

@@ -246,11 +246,11 @@ func (s *Service) begin(ctx context.Context, r LoginRequest, seen httpapi.Seen, 
 	if err != nil {
 		return nil, err
 	}
-	err = s.write(ctx, func(tx *storage.Tx, _ storage.Pos) error {
+	err = s.write(ctx, func(tx *storage.Tx, at storage.Pos) error {
 		if err := admit(tx); err != nil {
 			return err
 		}
-		return s.store(tx, o)
+		return s.store(tx, at, o)
 	}, func() { s.sessions.forget(o.User) })
 	if err != nil {
 		return nil, err

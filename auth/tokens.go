@@ -72,7 +72,7 @@ func (s *Service) renew(o *opening) (err error) {
 // store begins the session. A device that exists is taken over: its earlier tokens end, the rest of it stays.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#relationship-between-access-tokens-and-devices
-func (s *Service) store(tx *storage.Tx, o *opening) error {
+func (s *Service) store(tx *storage.Tx, at storage.Pos, o *opening) error {
 	if err := s.checkReserved(tx, o.User, o.Device); err != nil {
 		return err
 	}
@@ -82,13 +82,30 @@ func (s *Service) store(tx *storage.Tx, o *opening) error {
 		if _, err := tx.Device(o.User, o.Device); err != nil {
 			return err
 		}
-	} else if _, err := tx.InsertDevice(device); err != nil {
+	} else if err := s.storeDevice(tx, at, device); err != nil {
 		return err
 	}
 	if err := tx.DeleteTokens(o.User, []id.DeviceID{o.Device}); err != nil {
 		return err
 	}
 	return s.storeTokens(tx, o, nil)
+}
+
+// storeDevice adds a device; one that is there stays as it is.
+func (s *Service) storeDevice(tx *storage.Tx, at storage.Pos, device storage.Device) error {
+	added, err := tx.InsertDevice(device)
+	if err != nil || !added {
+		return err
+	}
+	for _, d := range s.cfg.Dependants {
+		if d.Created == nil {
+			continue
+		}
+		if err := d.Created(tx, at, device.User, device.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkReserved refuses a device id that is the name of a key.

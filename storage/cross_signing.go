@@ -82,6 +82,15 @@ func (tx *Tx) DeleteKeySignatures(user id.UserID, names []string) error {
 	return err
 }
 
+const deleteSignaturesByKeys = `
+	DELETE FROM mx_key_signatures WHERE signer = $1 AND signer_key_id IN (SELECT value FROM json_each($2))`
+
+// DeleteSignaturesBy forgets what was signed by keys of a user, named as KeySignature.KeyID.
+func (tx *Tx) DeleteSignaturesBy(signer id.UserID, keyIDs []string) error {
+	_, err := tx.exec(deleteSignaturesByKeys, signer, list(keyIDs))
+	return err
+}
+
 // What is deleted of a user who is gone. Signatures by the user say something of keys of others.
 const (
 	deleteAllDeviceKeys   = `DELETE FROM mx_device_keys WHERE user_id = $1`

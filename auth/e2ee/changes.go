@@ -1,10 +1,53 @@
 package e2ee
 
 import (
+	"context"
+
+	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/internal/notify"
+	"github.com/embedmatrix/homeserver/internal/token"
 	"github.com/embedmatrix/homeserver/storage"
 )
+
+type changesAnswer struct {
+	Changed []id.UserID `json:"changed"`
+	Left    []id.UserID `json:"left"`
+}
+
+// getKeysChanges implements GET /_matrix/client/v3/keys/changes.
+//
+// https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3keyschanges
+func (s *Service) getKeysChanges(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*changesAnswer, error) {
+	from, err := s.stream(c, "from")
+	if err != nil {
+		return nil, err
+	}
+	to, err := s.stream(c, "to")
+	if err != nil {
+		return nil, err
+	}
+	out := &changesAnswer{[]id.UserID{}, []id.UserID{}}
+	if s.Changes == nil || to.Pos <= from.Pos {
+		return out, nil
+	}
+	changed, left, err := s.Changes(ctx, c.User, from, to)
+	out.Changed, out.Left = append(out.Changed, changed...), append(out.Left, left...)
+	return out, err
+}
+
+// stream reads a token of /sync.
+func (s *Service) stream(c *httpapi.Call, name string) (token.Stream, error) {
+	if !c.HasQuery(name) {
+		return token.Stream{}, mxerr.MissingParam.With("%s is missing", name)
+	}
+	t, err := token.ParseStream(c.Query(name))
+	if err != nil || t.Pos > s.DB.Published() {
+		return t, mxerr.InvalidParam.With("%s is not a token of this server", name)
+	}
+	return t, nil
+}
 
 // Changed says, inside the act that does it, that devices of a user came, went, or got other keys or another name; no
 // device stands for the cross-signing keys. It is the one place where this is noted, for users of other servers too:

@@ -9,8 +9,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
-	"time"
 
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -29,19 +27,14 @@ type Config struct {
 	// auth.Service.Confirm.
 	Confirm func(ctx context.Context, c *httpapi.Call, body json.RawMessage) (json.RawMessage, error)
 
-	Changes Changes          // what /keys/changes tells; nil: nothing
-	Lists   Lists            // the devices of users of other servers; nil: there are none
-	Remote  Remote           // asks other servers; nil: there are none
-	Now     func() time.Time // nil: time.Now
-	Log     *slog.Logger     // nil discards
+	// Changes tells whose devices a user has to look at again between two tokens of /sync, and whose no more. Nil: nobody's.
+	Changes func(ctx context.Context, user id.UserID, from, to token.Stream) (changed, left []id.UserID, err error)
+
+	Lists  Lists  // the devices of users of other servers; nil: there are none
+	Remote Remote // asks other servers; nil: there are none
 
 	// NoDeviceNames keeps the display names of devices from everybody but their owners.
 	NoDeviceNames bool
-}
-
-// Changes tells whose devices a user has to look at again between two tokens of /sync, and whose no more.
-type Changes interface {
-	DeviceListChanges(ctx context.Context, user id.UserID, from, to token.Stream) (changed, left []id.UserID, err error)
 }
 
 // Lists keeps the devices of those users of other servers in storage who share a room with a local one.
@@ -58,15 +51,13 @@ var ErrNotShared = errors.New("e2ee: no room is shared with the user")
 type Service struct {
 	Config
 	counts countCache
+	large  chan struct{} // a place for each large answer that is being made
 }
+
+// maxLarge bounds the large answers that are made at once, each of which may have many megabytes.
+const maxLarge = 2
 
 // New returns a Service. It does no I/O and starts nothing.
 func New(cfg Config) *Service {
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	return &Service{Config: cfg}
+	return &Service{Config: cfg, large: make(chan struct{}, maxLarge)}
 }
