@@ -103,6 +103,11 @@ func unstableFeatures() map[string]bool {
 		"io.element.e2ee_forced.trusted_private": false,
 
 		"org.matrix.msc2285.stable": true, // private read receipts
+
+		"uk.half-shot.msc2666.query_mutual_rooms":        true,
+		"uk.half-shot.msc2666.query_mutual_rooms.stable": true,
+		"uk.tcpip.msc4133":                               true, // profile fields
+		"uk.tcpip.msc4133.stable":                        true,
 	}
 }
 

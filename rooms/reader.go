@@ -33,18 +33,23 @@ type reader struct {
 // reader returns the caller as a reader of a room, or mxerr.Forbidden; a room that this server does not know
 // looks like one that the caller may not read.
 func (s *Service) reader(ctx context.Context, c *httpapi.Call) (*reader, error) {
+	return s.readerIn(ctx, c.RoomID("roomId"), c.User, c.Device)
+}
+
+// readerIn is reader for any user and room.
+func (s *Service) readerIn(ctx context.Context, room id.RoomID, user id.UserID, device id.DeviceID) (*reader, error) {
 	rd := &reader{upTo: s.DB.Published()} // before the room is taken: then that has everything up to it
-	r, err := s.Cache.Room(ctx, c.RoomID("roomId"))
+	r, err := s.Cache.Room(ctx, room)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, notInRoom()
 	}
 	if err != nil {
 		return nil, err
 	}
-	if rd.ignored, err = s.Cache.IgnoredBy(ctx, c.User); err != nil {
+	if rd.ignored, err = s.Cache.IgnoredBy(ctx, user); err != nil {
 		return nil, err
 	}
-	if rd.Viewer, err = r.Viewer(ctx, c.User, c.Device, s.Now(), rd.upTo); err != nil {
+	if rd.Viewer, err = r.Viewer(ctx, user, device, s.Now(), rd.upTo); err != nil {
 		return nil, err
 	}
 	if rd.state, err = r.StateAt(ctx, rd.upTo); err != nil {

@@ -5,6 +5,7 @@ import "github.com/embedmatrix/homeserver/internal/httpapi"
 // Routes are the rows of the route table that rooms serves.
 func (s *Service) Routes() []httpapi.Route {
 	const v3 = "/_matrix/client/v3"
+	const msc4133 = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}"
 	const delayed = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
 	routes := []httpapi.Route{
 		// create.go
@@ -68,9 +69,14 @@ func (s *Service) Routes() []httpapi.Route {
 			httpapi.Also("GET /_matrix/client/unstable/im.nheko.summary/rooms/{roomIdOrAlias}/summary")),
 		// profile.go
 		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}", s.getUserProfile),
-		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}/{keyName}", s.getProfileField),
-		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/profile/{userId}/{keyName}", s.setProfileField, httpapi.RateLimited()),
-		httpapi.Handle(httpapi.GuestOK, "DELETE "+v3+"/profile/{userId}/{keyName}", s.deleteProfileField, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}/{keyName}", s.getProfileField, httpapi.Also("GET "+msc4133)),
+		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/profile/{userId}/{keyName}", s.setProfileField, httpapi.RateLimited(), httpapi.Also("PUT "+msc4133)),
+		httpapi.Handle(httpapi.GuestOK, "DELETE "+v3+"/profile/{userId}/{keyName}", s.deleteProfileField, httpapi.RateLimited(), httpapi.Also("DELETE "+msc4133)),
+		// search.go, user_directory.go, mutual.go
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/search", s.search, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Authed, "POST "+v3+"/user_directory/search", s.searchUserDirectory, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v1/mutual_rooms", s.getMutualRooms, httpapi.RateLimited(),
+			httpapi.Also("GET /_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms")),
 		// typing.go, receipts.go
 		httpapi.Handle(httpapi.Authed, "PUT "+v3+"/rooms/{roomId}/typing/{userId}", s.setTyping, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Authed, "POST "+v3+"/rooms/{roomId}/receipt/{receiptType}/{eventId}", s.postReceipt, httpapi.RateLimited(), httpapi.OptionalBody()),

@@ -93,6 +93,13 @@ func (ix *indexer) look(ctx context.Context) {
 	}
 }
 
+// caughtUp waits, for a while, until what was committed before can be found.
+func (s *Service) caughtUp(ctx context.Context) {
+	if s.indexer != nil {
+		s.indexer.catchUp(ctx)
+	}
+}
+
 // catchUp waits until what was committed before can be found, for a while.
 func (ix *indexer) catchUp(ctx context.Context) {
 	ix.mu.Lock()

@@ -84,8 +84,11 @@ func phrases(term string) (list [][]string) {
 	return list
 }
 
+// searchKey is a key under which a text can be searched, and its name in the index.
+type searchKey struct{ key, mark string }
+
 // The keys under which a text can be searched, as the index calls them.
-var searchKeys = [...]struct{ key, mark string }{
+var searchKeys = [...]searchKey{
 	{"content.body", "body"}, {"content.name", "name"}, {"content.topic", "topic"},
 }
 

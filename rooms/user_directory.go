@@ -58,7 +58,7 @@ func (s *Service) searchUserDirectory(ctx context.Context, c *httpapi.Call, in *
 	if limit < 0 {
 		return nil, mxerr.InvalidParam.With("limit is negative")
 	}
-	s.indexer.catchUp(ctx)
+	s.caughtUp(ctx)
 	return s.findPeople(ctx, c.User, *in.SearchTerm, int(min(limit, maxPeople)))
 }
 
