@@ -207,6 +207,10 @@ func (rd *reader) collect(ctx context.Context, st stretch, limit int, f *filter.
 		if err := rd.Prepare(ctx, events); err != nil {
 			return st, err
 		}
+		related, err := rd.relatedBy(ctx, events, f)
+		if err != nil {
+			return st, err
+		}
 		for _, e := range events {
 			if e.Arrived() > rd.upTo {
 				return st, nil // it will be told of once it is published
@@ -216,7 +220,7 @@ func (rd *reader) collect(ctx context.Context, st stretch, limit int, f *filter.
 			if err != nil {
 				return st, err
 			}
-			if ok {
+			if ok && (related == nil || related[e.ID]) {
 				st.events = append(st.events, e)
 			}
 			if len(st.events) == limit {
@@ -230,6 +234,26 @@ func (rd *reader) collect(ctx context.Context, st stretch, limit int, f *filter.
 		n = min(max(2*n, 64), 500)
 	}
 	return st, nil
+}
+
+// relatedBy returns those of some events to which others relate as the filter wants; nil: it does not ask.
+func (rd *reader) relatedBy(ctx context.Context, events []*roomstate.Event, f *filter.RoomEventFilter) (map[id.EventID]bool, error) {
+	if !f.AsksRelated() {
+		return nil, nil
+	}
+	if err := rd.Room.FindRelations(ctx); err != nil {
+		return nil, err
+	}
+	ids := make([]id.EventID, len(events))
+	for i, e := range events {
+		ids[i] = e.ID
+	}
+	list, err := rd.Room.RelatedBy(ctx, ids, f.RelatedByRelTypes, f.RelatedBySenders)
+	related := make(map[id.EventID]bool, len(list))
+	for _, eventID := range list {
+		related[eventID] = true
+	}
+	return related, err
 }
 
 // takes reports whether an event is told: it passes the filter, and the user may see it.

@@ -34,6 +34,15 @@ type RoomEventFilter struct {
 	LazyLoadMembers           bool     `json:"lazy_load_members"`
 	IncludeRedundantMembers   bool     `json:"include_redundant_members"`
 	UnreadThreadNotifications bool     `json:"unread_thread_notifications"`
+
+	// By how events relate to others: their rel_type (MSC3874, whose names have a prefix until it is stable), and the rel_type
+	// and the senders of those that relate to them, which Passes does not look at (MSC3440).
+	RelTypes           []string `json:"rel_types"`
+	NotRelTypes        []string `json:"not_rel_types"`
+	MSC3874RelTypes    []string `json:"org.matrix.msc3874.rel_types"`
+	MSC3874NotRelTypes []string `json:"org.matrix.msc3874.not_rel_types"`
+	RelatedByRelTypes  []string `json:"related_by_rel_types"`
+	RelatedBySenders   []string `json:"related_by_senders"`
 }
 
 // ParseRoomEvents reads a RoomEventFilter, as in the filter parameter of /messages. Empty text is the zero
@@ -97,7 +106,8 @@ func (f *EventFilter) Validate() error {
 
 // Validate is EventFilter.Validate, and refuses rooms that are no room ids.
 func (f *RoomEventFilter) Validate() error {
-	if err := short(f.Rooms, f.NotRooms); err != nil {
+	err := short(f.Rooms, f.NotRooms, f.RelTypes, f.NotRelTypes, f.MSC3874RelTypes, f.MSC3874NotRelTypes, f.RelatedByRelTypes, f.RelatedBySenders)
+	if err != nil {
 		return err
 	}
 	for _, room := range slices.Concat(f.Rooms, f.NotRooms) {
@@ -131,13 +141,36 @@ func (f *RoomEventFilter) Passes(eventType string, sender id.UserID, content []b
 	if !f.EventFilter.Passes(eventType, string(sender)) {
 		return false
 	}
-	return f.ContainsURL == nil || *f.ContainsURL == (canonjson.Get(content, "url") != nil)
+	if f.ContainsURL != nil && *f.ContainsURL != (canonjson.Get(content, "url") != nil) {
+		return false
+	}
+	return !f.asksRelType() || f.passesRelType(content)
+}
+
+func (f *RoomEventFilter) asksRelType() bool {
+	return f.RelTypes != nil || f.MSC3874RelTypes != nil || len(f.NotRelTypes) > 0 || len(f.MSC3874NotRelTypes) > 0
+}
+
+// passesRelType reports whether an event passes by how it relates to another one.
+//
+// Proposal: https://github.com/matrix-org/matrix-spec-proposals/pull/3874
+func (f *RoomEventFilter) passesRelType(content []byte) bool {
+	relType, _ := canonjson.String(canonjson.Get(content, "m.relates_to", "rel_type"))
+	if slices.Contains(f.NotRelTypes, relType) || slices.Contains(f.MSC3874NotRelTypes, relType) {
+		return false
+	}
+	return (f.RelTypes == nil || slices.Contains(f.RelTypes, relType)) && (f.MSC3874RelTypes == nil || slices.Contains(f.MSC3874RelTypes, relType))
+}
+
+// AsksRelated reports whether an event passes only if others relate to it, as RelatedByRelTypes and RelatedBySenders say.
+func (f *RoomEventFilter) AsksRelated() bool {
+	return f.RelatedByRelTypes != nil || f.RelatedBySenders != nil
 }
 
 // All reports whether every event passes.
 func (f *RoomEventFilter) All() bool {
 	return f.Types == nil && f.Senders == nil && f.Rooms == nil && f.ContainsURL == nil &&
-		len(f.NotTypes) == 0 && len(f.NotSenders) == 0 && len(f.NotRooms) == 0
+		len(f.NotTypes) == 0 && len(f.NotSenders) == 0 && len(f.NotRooms) == 0 && !f.asksRelType() && !f.AsksRelated()
 }
 
 func matchesAny(patterns []string, text string) bool {

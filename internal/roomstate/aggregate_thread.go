@@ -111,6 +111,16 @@ func (r *Room) Relations(ctx context.Context, q *storage.RelationQuery) (rows []
 	return rows, err
 }
 
+// RelatedBy returns those of some events to which an event of one of these kinds and of one of these senders relates; nil is
+// any of them.
+func (r *Room) RelatedBy(ctx context.Context, events []id.EventID, kinds, senders []string) (list []id.EventID, err error) {
+	err = r.cache.db.Read(ctx, func(tx *storage.Tx) error {
+		list, err = tx.RelatedBy(r.Num, events, kinds, senders)
+		return err
+	})
+	return list, err
+}
+
 func (r *Room) threadEvents(ctx context.Context, root id.EventID, before int64, limit int, without []id.UserID) (rows []storage.Relation, err error) {
 	err = r.cache.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err = tx.ThreadEvents(r.Num, root, before, limit, without)
