@@ -5,20 +5,24 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/embedmatrix/homeserver/auth"
+	"github.com/embedmatrix/homeserver/auth/e2ee"
 	"github.com/embedmatrix/homeserver/internal/ephemeral"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/notify"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
 	"github.com/embedmatrix/homeserver/internal/signing"
+	"github.com/embedmatrix/homeserver/internal/token"
 	"github.com/embedmatrix/homeserver/media"
 	"github.com/embedmatrix/homeserver/rooms"
 	"github.com/embedmatrix/homeserver/storage"
@@ -33,10 +37,13 @@ type house struct {
 	typing   *ephemeral.Typing
 	presence *ephemeral.Presence // nil when it is off
 	auth     *auth.Service
+	e2ee     *e2ee.Service
 	rooms    *rooms.Service
 	sync     *syncing.Service
 	media    *media.Service // nil without a store
+	hangUp   func()         // ends the connections to web pages; nil without previews
 	peers    peers
+	key      signing.Key
 
 	client, federation, all http.Handler
 }
@@ -66,6 +73,7 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	h.key = key
 	if err := h.peers.meet(cfg, h.db, server, key); err != nil {
 		return err
 	}
@@ -77,6 +85,7 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if !cfg.NoPresence {
 		h.presence = ephemeral.NewPresence(func() { h.sync.PresenceChanged() })
 	}
+	h.e2ee = newE2EE(server, h)
 	h.rooms = newRooms(cfg, server, key, h, cache)
 	h.sync = newSync(cfg, server, h, cache)
 	if h.auth, err = newAuth(cfg, server, h); err != nil {
@@ -104,15 +113,33 @@ func newRooms(cfg Config, server id.ServerName, key signing.Key, h *house, cache
 		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Presence: h.presence, Now: cfg.Now,
 		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, PrivateDirectory: cfg.PrivateDirectory, FindAllUsers: cfg.FindAllUsers, Log: cfg.Logger,
 	}
+	c.Delays = cfg.Delays
 	h.peers.remote(&c)
+	c.Notices, c.MayChange, c.OnReport = noticesOf(cfg, server), cfg.ProfileFields.MayChange, cfg.Hooks.OnReport
 	service := rooms.New(c)
 	h.typing.Ended = func(room id.RoomID, user id.UserID) { service.TypingEnded(context.Background(), room, user) }
 	return service
 }
 
+// newE2EE makes the keys. They ask parts that are made later, when requests come.
+func newE2EE(server id.ServerName, h *house) *e2ee.Service {
+	c := e2ee.Config{
+		ServerName: server, DB: h.db, Hub: h.hub,
+		Confirm: func(ctx context.Context, call *httpapi.Call, body json.RawMessage) (json.RawMessage, error) {
+			return h.auth.Confirm(ctx, call, body)
+		},
+		Changes: func(ctx context.Context, user id.UserID, from, to token.Stream) (changed, left []id.UserID, err error) {
+			return h.sync.DeviceListChanges(ctx, user, from, to)
+		},
+	}
+	h.peers.keys(&c)
+	return e2ee.New(c)
+}
+
 func newSync(cfg Config, server id.ServerName, h *house, cache *roomstate.Cache) *syncing.Service {
 	c := syncing.Config{
 		DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now, Presence: h.presence, ServerName: server,
+		Keys: h.e2ee,
 	}
 	if h.peers.sender != nil {
 		c.Peers = h.peers.sender
@@ -126,6 +153,7 @@ func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) 
 		discovery.BaseURL = cfg.BaseURL
 	}
 	discovery.RoomVersion = cfg.RoomVersion // the capability names the version that /createRoom uses
+	advertise(&discovery, cfg)
 	admins := make([]id.UserID, len(cfg.Admins))
 	for i, a := range cfg.Admins {
 		admins[i] = id.UserID(a)
@@ -133,10 +161,51 @@ func newAuth(cfg Config, server id.ServerName, h *house) (*auth.Service, error) 
 	return auth.New(auth.Config{
 		ServerName: server, DB: h.db, Authenticator: cfg.Authenticator, PasswordCost: cfg.PasswordCost,
 		Registration: cfg.Registration, Tokens: cfg.Tokens, Discovery: discovery, Admins: admins,
-		Rooms: h.rooms, Hooks: cfg.Hooks, Log: cfg.Logger, Now: cfg.Now, Rand: cfg.Rand,
-		Dependants: []auth.Dependant{{Deactivated: forgetData}, {Deactivated: h.rooms.Deactivated}, {Deactivated: h.sync.Deactivated, Deleted: h.sync.DeletedDevices}},
+		ProfileFields: cfg.ProfileFields, AdminContact: cfg.AdminContact, Exclusive: reserved(cfg, server),
+		Rooms: h.rooms, Hooks: cfg.Hooks.auth(), Log: cfg.Logger, Now: cfg.Now, Rand: cfg.Rand,
+		Dependants: []auth.Dependant{h.keysOf(), {Deactivated: forgetData}, {Deactivated: h.rooms.Deactivated}, {Deactivated: h.sync.Deactivated, Deleted: h.sync.DeletedDevices}},
 		LoggedOut:  h.sync.LoggedOut,
 	})
+}
+
+// reserved reports which user ids nobody can register.
+func reserved(cfg Config, server id.ServerName) func(id.UserID) bool {
+	notices := noticesOf(cfg, server).User
+	return func(user id.UserID) bool { return user == notices }
+}
+
+// noticesOf are the server notices as the rooms know them.
+func noticesOf(cfg Config, server id.ServerName) rooms.Notices {
+	n := cfg.ServerNotices
+	if n.Localpart == "" {
+		return rooms.Notices{}
+	}
+	return rooms.Notices{
+		User: id.UserID("@" + n.Localpart + ":" + string(server)), DisplayName: n.DisplayName, AvatarURL: n.AvatarURL,
+		RoomName: n.RoomName, RoomAvatarURL: n.RoomAvatarURL, AdminContact: cfg.AdminContact,
+	}
+}
+
+// advertise adds to what clients are told what hangs on the configuration. What the host says itself stands.
+func advertise(d *auth.Discovery, cfg Config) {
+	unstable, capabilities := map[string]bool{"org.matrix.msc4140": cfg.Delays.Allowed()}, map[string]any{}
+	if cfg.Delays.Allowed() {
+		longest, perUser := cfg.Delays.Bounds()
+		capabilities["org.matrix.msc4140.delayed_events"] = map[string]any{
+			"max_delay_ms": longest.Milliseconds(), "max_scheduled": perUser,
+		}
+	}
+	maps.Copy(unstable, d.Unstable)
+	maps.Copy(capabilities, d.Capabilities)
+	d.Unstable, d.Capabilities = unstable, capabilities
+}
+
+// keysOf lets keys live and die with devices and accounts.
+func (h *house) keysOf() auth.Dependant {
+	return auth.Dependant{
+		Reserved: h.e2ee.Reserved, Created: h.e2ee.Created, Renamed: h.e2ee.Renamed, Deleted: h.e2ee.Deleted,
+		Deactivated: h.e2ee.Deactivated,
+	}
 }
 
 // forgetData deletes what a deactivated user's clients kept here.
@@ -161,7 +230,7 @@ func newTyping(random io.Reader, cache *roomstate.Cache, hub *notify.Hub) (*ephe
 
 // route joins the tables of all parts into the handlers.
 func (h *house) route(cfg Config) {
-	clients := slices.Concat(h.auth.Routes(), h.rooms.Routes(), h.sync.Routes(), h.mediaRoutes(), push.New().Routes())
+	clients := slices.Concat(h.auth.Routes(), h.e2ee.Routes(), h.rooms.Routes(), h.sync.Routes(), h.mediaRoutes(), push.New().Routes())
 	servers := h.peers.answering.Routes()
 	shared := httpapi.Config{
 		Sessions: h.auth, Peers: h.peers.answering, Log: cfg.Logger, Limits: cfg.Limits, TrustedProxies: cfg.TrustedProxies,

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 
+	"github.com/embedmatrix/homeserver/auth/e2ee"
 	"github.com/embedmatrix/homeserver/federation"
 	"github.com/embedmatrix/homeserver/federation/keyring"
 	"github.com/embedmatrix/homeserver/federation/wire"
@@ -45,6 +46,10 @@ type Federation struct {
 	// ExtraRoots are certificate authorities that are trusted beside those of the system.
 	ExtraRoots []*x509.Certificate
 
+	// Allow, if not nil, are the names of the only servers that are talked with: others are asked nothing, sent nothing,
+	// and refused whatever they ask but this server's keys and version.
+	Allow []string
+
 	// TrustedKeyServers are server names whose word is taken on the keys of servers that do not answer.
 	TrustedKeyServers []string
 }
@@ -54,6 +59,11 @@ func (f Federation) faults() (errs []error) {
 	for _, name := range f.TrustedKeyServers {
 		if _, err := id.ParseServerName(name); err != nil {
 			errs = append(errs, fmt.Errorf("in Federation.TrustedKeyServers: %w", err))
+		}
+	}
+	for _, name := range f.Allow {
+		if _, err := id.ParseServerName(name); err != nil {
+			errs = append(errs, fmt.Errorf("in Federation.Allow: %w", err))
 		}
 	}
 	for _, nets := range [][]netip.Prefix{f.AllowNets, f.DenyNets} {
@@ -88,11 +98,11 @@ func (p *peers) meet(cfg Config, db *storage.DB, server id.ServerName, key signi
 		return err
 	}
 	p.ring = keyring.New(keyring.Config{
-		Server: server, Own: []keyring.OwnKey{{ID: key.ID, Public: key.Public()}}, DB: db,
+		Server: server, Own: ownKeys(cfg, key), DB: db,
 		Fetcher: keyring.Over(p.wire), Notaries: serverNames(cfg.Federation.TrustedKeyServers), Now: cfg.Now,
 	})
 	p.sender = federation.NewSender(federation.SenderConfig{
-		DB: db, Client: p.wire, ServerName: server, Now: cfg.Now, Log: cfg.Logger,
+		DB: db, Client: p.wire, ServerName: server, Allowed: cfg.Federation.allowed(), Now: cfg.Now, Log: cfg.Logger,
 	})
 	return nil
 }
@@ -112,11 +122,25 @@ func (p *peers) remote(c *rooms.Config) {
 	}
 }
 
+// keys is what the keys ask other servers by.
+func (p *peers) keys(c *e2ee.Config) {
+	if p.sender != nil {
+		c.Remote = federation.NewClient(p.wire, p.ring)
+	}
+}
+
 // answer makes the part that answers other servers.
 func (p *peers) answer(cfg Config, h *house, server id.ServerName, key signing.Key) {
 	fed := federation.Config{ServerName: server, Key: key, Version: Version, OpenID: h.auth, Now: cfg.Now, Log: cfg.Logger}
+	for _, old := range cfg.OldSigningKeys {
+		fed.OldKeys = append(fed.OldKeys, federation.OldKey(old))
+	}
 	if cfg.Federation.Enabled {
-		fed.Ring, fed.Alive, fed.DB, fed.Rooms = p.ring, p.alive, h.db, h.rooms
+		fed.Allowed = cfg.Federation.allowed()
+		fed.Ring, fed.Alive, fed.DB, fed.Rooms, fed.Keys = p.ring, p.alive, h.db, h.rooms, h.e2ee
+		if h.media != nil {
+			fed.Media = h.media
+		}
 		fed.EDUs = map[string]func(context.Context, id.ServerName, json.RawMessage) error{
 			"m.typing": h.rooms.ReceiveTyping, "m.receipt": h.rooms.ReceiveReceipts,
 		}
@@ -161,9 +185,31 @@ func newWire(cfg Config, server id.ServerName, key signing.Key) (*wire.Client, e
 	}
 	return wire.NewClient(wire.Config{
 		Origin: server, Key: key, Transport: f.Transport, Roots: roots, DNS: f.Resolver,
+		Allowed:  f.allowed(),
 		Networks: wire.Networks{AllowPrivate: f.AllowPrivate, Allow: f.AllowNets, Deny: f.DenyNets},
 		Now:      cfg.Now, Log: cfg.Logger,
 	}), nil
+}
+
+// allowed says which servers are talked with; nil: all.
+func (f Federation) allowed() func(id.ServerName) bool {
+	if f.Allow == nil {
+		return nil
+	}
+	names := make(map[id.ServerName]bool, len(f.Allow))
+	for _, name := range f.Allow {
+		names[id.ServerName(name)] = true
+	}
+	return func(server id.ServerName) bool { return names[server] }
+}
+
+// ownKeys are the keys of this server, those that are used no more too.
+func ownKeys(cfg Config, key signing.Key) []keyring.OwnKey {
+	own := []keyring.OwnKey{{ID: key.ID, Public: key.Public()}}
+	for _, old := range cfg.OldSigningKeys {
+		own = append(own, keyring.OwnKey(old))
+	}
+	return own
 }
 
 // roots are the certificate authorities of the system and the extra ones; nil when there are no extra ones.

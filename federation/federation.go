@@ -33,12 +33,18 @@ type Config struct {
 	Receiver Receiver
 	DB       *storage.DB
 
+	// Outbox knows what other servers are told of devices. It is needed for whatever only other servers may ask.
+	Outbox *Outbox
+
 	// EDUs takes the ephemeral data units of transactions by their type; those of other types are passed over. An error
-	// is logged and concerns nobody else.
+	// is logged and concerns nobody else, unless storage has refused: then the transaction is to be sent again.
 	EDUs map[string]func(ctx context.Context, origin id.ServerName, content json.RawMessage) error
 
 	// OpenID knows whose tokens for third parties are. Nil: there are none.
 	OpenID OpenID
+
+	// Keys are the keys of local users. They are needed for whatever only other servers may ask.
+	Keys UserKeys
 
 	// Media gives files out. Nil: there are none.
 	Media Media

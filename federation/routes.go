@@ -66,6 +66,8 @@ func (s *Service) asked() []httpapi.Route {
 		// third_party_invite.go
 		httpapi.Handle(httpapi.Server, "PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}", s.exchangeThirdPartyInvite),
 		httpapi.Handle(httpapi.Public, "PUT /_matrix/federation/v1/3pid/onbind", s.onBindThirdPartyIdentifier, httpapi.RateLimited()),
+		// user_devices.go
+		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/user/devices/{userId}", s.getUserDevices),
 		// query.go, public_rooms.go, spaces.go
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/directory", s.queryRoomDirectory),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/query/profile", s.queryProfile),
@@ -74,6 +76,9 @@ func (s *Service) asked() []httpapi.Route {
 		httpapi.Handle(httpapi.Server, "POST /_matrix/federation/v1/publicRooms", s.queryPublicRooms),
 		httpapi.Handle(httpapi.Server, "GET /_matrix/federation/v1/hierarchy/{roomId}", s.getSpaceHierarchy,
 			httpapi.Also("GET /_matrix/federation/unstable/org.matrix.msc2946/hierarchy/{roomId}")), // old servers ask so
+		// user_keys.go
+		httpapi.Handle(httpapi.Server, "POST /_matrix/federation/v1/user/keys/query", s.queryUserEncryptionKeys, httpapi.MaxBody(maxKeysBody)),
+		httpapi.Handle(httpapi.Server, "POST /_matrix/federation/v1/user/keys/claim", s.claimUserEncryptionKeys, httpapi.MaxBody(maxKeysBody)),
 		httpapi.HandleRaw(httpapi.Server, "PUT /_matrix/federation/v1/send/{txnId}", s.sendTransaction, httpapi.MaxBody(maxTransaction)),
 	}
 }
