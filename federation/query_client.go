@@ -3,7 +3,6 @@ package federation
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -99,6 +98,9 @@ func (c *Client) PublicRooms(ctx context.Context, server id.ServerName, q rooms.
 		Destination: server, Method: http.MethodPost, MaxAnswer: maxListingAnswer,
 		Path: "/_matrix/federation/v1/publicRooms", Body: body,
 	}, page)
+	if hasStatus(err, http.StatusBadRequest) { // the query is the client's own
+		return nil, mxerr.InvalidParam.With("%s does not take the query", server)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -131,12 +133,12 @@ func (c *Client) Hierarchy(ctx context.Context, server id.ServerName, room id.Ro
 		Query: url.Values{"suggested_only": {strconv.FormatBool(suggestedOnly)}},
 	}
 	err := c.ask(ctx, request, h)
-	if errors.Is(err, mxerr.Unrecognized) {
+	if isOld(err) {
 		request.Path = escape("/_matrix/federation/unstable/org.matrix.msc2946/hierarchy", string(room))
 		err = c.ask(ctx, request, h)
 	}
 	switch {
-	case errors.Is(err, mxerr.Unrecognized):
+	case isOld(err):
 		return nil, mxerr.NotFound.With("%s knows no spaces", server)
 	case err != nil:
 		return nil, err

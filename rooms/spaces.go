@@ -134,7 +134,7 @@ func newSpaceWalk(about spaceQuestion, via []id.ServerName) *spaceWalk {
 
 // again is a copy that can go on while a page is asked for once more.
 func (w *spaceWalk) again() *spaceWalk {
-	return &spaceWalk{w.spaceQuestion, slices.Clip(w.ahead), maps.Clone(w.met)}
+	return &spaceWalk{w.spaceQuestion, w.ahead, maps.Clone(w.met)}
 }
 
 // spaceTour is a page of a walk while it is made.
@@ -265,6 +265,7 @@ func (t *spaceTour) push(children []spaceChild, depth int, h *answers) {
 	if depth >= t.depth || len(t.ahead)+len(t.met)+len(children) > maxSpaceRooms {
 		return
 	}
+	t.ahead = slices.Clip(t.ahead) // what was dropped from it may be ahead of another page
 	for _, c := range slices.Backward(children) {
 		if t.met[c.room] {
 			continue
