@@ -25,6 +25,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ import (
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/internal/roomversion"
 	"github.com/embedmatrix/homeserver/media"
+	"github.com/embedmatrix/homeserver/rooms"
 	"github.com/embedmatrix/homeserver/storage"
 )
 
@@ -67,11 +69,64 @@ const (
 // Discovery is what .well-known files tell.
 type Discovery = auth.Discovery
 
-// Hooks let the host watch and veto accounts and logins.
-type Hooks = auth.Hooks
+// ProfileFields says which fields of their profile users may change.
+type ProfileFields = auth.ProfileFields
+
+// Report is what a user has told the administrators of.
+type Report = storage.Report
+
+// Hooks let the host watch and veto. A nil field is skipped. Users are whole ids, such as @alice:example.org.
+type Hooks struct {
+	// CheckRegister may refuse a user who registers by returning an error, which the client sees as M_FORBIDDEN.
+	// It runs after interactive authentication, and not for users that the host or an administrator makes.
+	CheckRegister func(ctx context.Context, user string) error
+
+	// CheckLogin may refuse somebody who proved to be user. The client sees the error as M_FORBIDDEN.
+	CheckLogin func(ctx context.Context, user string) error
+
+	// The following are called after the commit, in no order between users.
+	OnRegister   func(ctx context.Context, user string, guest bool)
+	OnLogin      func(ctx context.Context, user, device string)
+	OnLogout     func(ctx context.Context, user string, devices []string)
+	OnDeactivate func(ctx context.Context, user string, erase bool)
+
+	// OnReport is told of a report once it is stored; of the same thing by the same user only once. The reporter waits
+	// for it. Admin.Reports has all of them.
+	OnReport func(ctx context.Context, r Report)
+}
+
+func (h Hooks) auth() auth.Hooks {
+	return auth.Hooks{
+		CheckRegister: h.CheckRegister, CheckLogin: h.CheckLogin,
+		OnRegister: h.OnRegister, OnLogin: h.OnLogin, OnLogout: h.OnLogout, OnDeactivate: h.OnDeactivate,
+	}
+}
+
+// ServerNotices describe the rooms in which users get what Admin.SendNotice tells them: one for each user, who is invited
+// to it. Without a Localpart there are none.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#server-notices
+type ServerNotices struct {
+	Localpart     string // of the user who sends them, whom nobody can register or be
+	DisplayName   string // of that user in those rooms; empty: RoomName
+	AvatarURL     string // of that user in those rooms, an mxc URI; may be empty
+	RoomName      string // empty: "Server Notices"
+	RoomAvatarURL string // an mxc URI; may be empty
+}
+
+// OldSigningKey is a key that this server has signed events with before and signs nothing with any more. What it has
+// signed stays valid as long as others can learn of it.
+type OldSigningKey struct {
+	ID        string // "ed25519:" and the version that the signatures name
+	Public    ed25519.PublicKey
+	ExpiredAt time.Time // when it was last used
+}
 
 // Limits bound what callers may do. The zero value limits each user and address to a moderate rate.
 type Limits = httpapi.Limits
+
+// Delays bounds the events that users schedule to be sent later (MSC4140).
+type Delays = rooms.Delays
 
 // Config describes a Server. Only ServerName and Storage are required. New copies it.
 type Config struct {
@@ -91,6 +146,9 @@ type Config struct {
 	// MediaLimits bound files.
 	MediaLimits MediaLimits
 
+	// Previews tell clients what web pages say of themselves: not by default. They need Media.
+	Previews Previews
+
 	// MediaWithoutToken gives files out by the old endpoints as well, which ask for no access token. Otherwise these know
 	// of no file, as the specification wants it of new servers.
 	MediaWithoutToken bool
@@ -103,6 +161,9 @@ type Config struct {
 
 	// SigningKey signs events. Nil: one is made once and kept in Storage.
 	SigningKey ed25519.PrivateKey
+
+	// OldSigningKeys are those that were used before SigningKey. See Admin.SigningKey for what to note before a change.
+	OldSigningKeys []OldSigningKey
 
 	// Registration says who may make accounts: nobody by default.
 	Registration Registration
@@ -125,6 +186,16 @@ type Config struct {
 	// Admins are user ids of administrators.
 	Admins []string
 
+	// AdminContact is a URI, such as mailto:root@example.org, that users are told who meet a limit of the server, and in
+	// server notices.
+	AdminContact string
+
+	// ServerNotices let administrators tell users something.
+	ServerNotices ServerNotices
+
+	// ProfileFields are what users may change of their profiles: all by default.
+	ProfileFields ProfileFields
+
 	// RoomVersion is the version of new rooms when nobody asks for another. Empty: the specification's default.
 	RoomVersion string
 
@@ -137,6 +208,10 @@ type Config struct {
 	// FindAllUsers lets the user directory find every user of this server. Otherwise somebody finds those with whom they
 	// share a room, and the members of rooms that anybody may join or read.
 	FindAllUsers bool
+
+	// Delays bounds the events that users schedule to be sent later, such as those by which calls end: by default a hundred
+	// of each user, within a day.
+	Delays Delays
 
 	// Limits bound requests.
 	Limits Limits
@@ -181,6 +256,14 @@ func (c Config) Validate() error {
 	for _, a := range c.Admins {
 		if _, err := id.ParseUserID(a); err != nil {
 			errs = append(errs, fmt.Errorf("in Admins: %w", err))
+		}
+	}
+	if _, err := id.NewUserID(c.ServerNotices.Localpart, id.ServerName(c.ServerName)); c.ServerNotices.Localpart != "" && err != nil {
+		errs = append(errs, fmt.Errorf("ServerNotices.Localpart: %w", err))
+	}
+	for i, old := range c.OldSigningKeys {
+		if !strings.HasPrefix(old.ID, "ed25519:") || len(old.Public) != ed25519.PublicKeySize || old.ExpiredAt.IsZero() {
+			errs = append(errs, fmt.Errorf("OldSigningKeys[%d] needs an id that begins with ed25519:, a key and the time of its end", i))
 		}
 	}
 	errs = append(errs, c.Federation.faults()...)

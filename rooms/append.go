@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/eventauth"
@@ -32,6 +33,10 @@ type Draft struct {
 	// used for the same type (and target) in this room returns the first event. Empty is none.
 	Device id.DeviceID
 	Txn    string
+
+	Sticky time.Duration // for how long the event is to reach everybody in the room; 0: as any other
+
+	turn *turn // of an event that was scheduled
 }
 
 // hash identifies the transaction, nil when there is none.
@@ -86,6 +91,7 @@ func (s *Service) append(w *roomstate.Writer, d Draft) (*event.Event, error) {
 	if err := s.beside(w, ev); err != nil {
 		return nil, err
 	}
+	d.turn.take(w, s.Now().UnixMilli())
 	return ev, w.Propose(ev, meta)
 }
 
@@ -123,7 +129,7 @@ func (s *Service) build(w *roomstate.Writer, d Draft) (*event.Event, error) {
 func (s *Service) buildOn(prev []roomstate.Extremity, state eventauth.State, rules *roomversion.Rules, d Draft) (*event.Event, error) {
 	draft := event.Draft{
 		Room: d.Room, Sender: d.Sender, Type: d.Type, StateKey: d.StateKey, Content: d.Content,
-		OriginServerTS: s.Now().UnixMilli(), Redacts: d.Redacts, Rules: rules,
+		OriginServerTS: s.Now().UnixMilli(), Redacts: d.Redacts, Rules: rules, StickyMS: d.Sticky.Milliseconds(),
 	}
 	for _, x := range prev {
 		draft.PrevEvents = append(draft.PrevEvents, x.ID)

@@ -159,6 +159,10 @@ func (s *Service) sendRecommended(ctx context.Context, u *unrecommended) (id.Eve
 			sent = before
 			return nil
 		}
+		if err := d.draft.turn.check(a.w); err != nil {
+			return err
+		}
+		d.draft.turn.take(a.w, s.Now().UnixMilli())
 		return a.send(ev)
 	})
 	if err != nil {

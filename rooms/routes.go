@@ -5,6 +5,7 @@ import "github.com/embedmatrix/homeserver/internal/httpapi"
 // Routes are the rows of the route table that rooms serves.
 func (s *Service) Routes() []httpapi.Route {
 	const v3 = "/_matrix/client/v3"
+	const msc4306 = "/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription"
 	const msc4133 = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}"
 	const delayed = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
 	routes := []httpapi.Route{
@@ -50,6 +51,11 @@ func (s *Service) Routes() []httpapi.Route {
 			httpapi.Also("GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}"),
 			httpapi.Also("GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}")),
 		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/v1/rooms/{roomId}/threads", s.getThreadRoots, httpapi.RateLimited()),
+		// thread_subscriptions.go
+		httpapi.Handle(httpapi.Authed, "GET "+msc4306, s.getThreadSubscription),
+		httpapi.Handle(httpapi.Authed, "PUT "+msc4306, s.subscribeToThread),
+		httpapi.Handle(httpapi.Authed, "DELETE "+msc4306, s.unsubscribeFromThread),
+		httpapi.Handle(httpapi.Authed, "GET /_matrix/client/unstable/io.element.msc4308/thread_subscriptions", s.listThreadSubscriptions),
 		// moment.go
 		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event", s.getEventByTimestamp, httpapi.RateLimited()),
 		// directory.go

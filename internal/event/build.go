@@ -30,6 +30,7 @@ type Draft struct {
 	Depth          int64 // one more than the largest depth of PrevEvents; what is out of range becomes MaxDepth
 	OriginServerTS int64 // milliseconds
 	Redacts        id.EventID
+	StickyMS       int64 // for how many milliseconds the event is sticky; 0: it is not
 	Rules          *roomversion.Rules
 
 	// PrevHashes and AuthHashes give the reference hash of each event that PrevEvents and
@@ -149,6 +150,9 @@ func (w *wire) append(dst, hash []byte) ([]byte, error) {
 	if hash != nil {
 		dst = base64.RawStdEncoding.AppendEncode(append(dst, `,"hashes":{"sha256":"`...), hash)
 		dst = append(dst, `"}`...)
+	}
+	if w.StickyMS > 0 {
+		dst = append(appendInt(append(dst, `,"`+stickyKey+`":{"duration_ms":`...), w.StickyMS), '}')
 	}
 	dst = appendInt(append(dst, `,"origin_server_ts":`...), w.OriginServerTS)
 	dst = append(dst, `,"prev_events":`...)

@@ -19,7 +19,7 @@ func (c *Call) readObject() error {
 	if err != nil {
 		return err
 	}
-	if len(body) == 0 && c.route.optional {
+	if len(body) == 0 && (c.route.optional || c.route.optionalWith != "" && c.HasQuery(c.route.optionalWith)) {
 		c.Body = []byte("{}")
 	}
 	return checkObject(c.Body)

@@ -46,15 +46,16 @@ type Route struct {
 	Path   string // with wildcards: /_matrix/client/v3/rooms/{roomId}/leave
 	Name   string // of the handler, for logs: rooms.(*Service).leave
 
-	also        []pattern // further patterns of the same handler
-	rateLimited bool
-	budget      Budget // what is counted when rateLimited
-	evenLocked  bool
-	adminOnly   bool
-	optional    bool // an empty body stands for {}
-	anyEventID  bool // {eventId} is the handler's to check
-	maxBody     int64
-	serve       func(rt *Router, w http.ResponseWriter, c *Call) error
+	also         []pattern // further patterns of the same handler
+	rateLimited  bool
+	budget       Budget // what is counted when rateLimited
+	evenLocked   bool
+	adminOnly    bool
+	optional     bool   // an empty body stands for {}
+	optionalWith string // a query parameter with which it does
+	anyEventID   bool   // {eventId} is the handler's to check
+	maxBody      int64
+	serve        func(rt *Router, w http.ResponseWriter, c *Call) error
 }
 
 // Patterns returns every "METHOD /path" the route is served under, the one of its row first.
@@ -85,6 +86,10 @@ func MaxBody(n int64) Option { return func(r *Route) { r.maxBody = n } }
 
 // OptionalBody lets a PUT come without a body, which then counts as {}. POST and DELETE always may.
 func OptionalBody() Option { return func(r *Route) { r.optional = true } }
+
+// OptionalBodyWith lets a PUT with a query parameter come without a body: one that is sent again, and whose answer does not
+// hang on it.
+func OptionalBodyWith(parameter string) Option { return func(r *Route) { r.optionalWith = parameter } }
 
 // AnyEventID lets the handler check {eventId}: where it has to fit an event in the body, of which there may be worse to
 // say. It is text of at most 255 bytes.
