@@ -103,6 +103,11 @@ func unstableFeatures() map[string]bool {
 		"io.element.e2ee_forced.trusted_private": false,
 
 		"org.matrix.msc2285.stable": true, // private read receipts
+		"org.matrix.msc3440.stable": true, // threads
+		"org.matrix.msc3771":        true, // receipts of threads
+		"org.matrix.msc3874":        true, // filters by rel_type
+		"org.matrix.msc3981":        true, // /relations with recurse
+		"org.matrix.msc4306":        true, // subscriptions to threads
 
 		"uk.half-shot.msc2666.query_mutual_rooms":        true,
 		"uk.half-shot.msc2666.query_mutual_rooms.stable": true,
