@@ -3,10 +3,12 @@ package homeserver
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/embedmatrix/homeserver/federation"
+	"github.com/embedmatrix/homeserver/federation/wire"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -26,7 +28,35 @@ func newMedia(cfg Config, server id.ServerName, h *house) *media.Service {
 	if h.peers.wire != nil {
 		c.Remote = remoteMedia{federation.NewClient(h.peers.wire, h.peers.ring)}
 	}
+	if cfg.Previews.Enabled {
+		c.Previews = h.newPreviews(cfg)
+	}
 	return media.New(c)
+}
+
+// Previews are what web pages say of themselves, for clients that show it beside a link. They are off by default: whoever
+// may ask for one lets this server connect to where they want, within the public internet.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1mediapreview_url
+type Previews struct {
+	Enabled bool
+
+	// AllowNets may be reached whatever else holds, and DenyNets may not; AllowPrivate allows this machine and private
+	// networks as well.
+	AllowNets, DenyNets []netip.Prefix
+	AllowPrivate        bool
+
+	// Resolver looks names up. Nil: the system's.
+	Resolver Resolver
+}
+
+func (h *house) newPreviews(cfg Config) *media.Previews {
+	p := cfg.Previews
+	client, hangUp := wire.Browser(wire.Config{
+		DNS: p.Resolver, Networks: wire.Networks{AllowPrivate: p.AllowPrivate, Allow: p.AllowNets, Deny: p.DenyNets}, Now: cfg.Now,
+	})
+	h.hangUp = hangUp
+	return &media.Previews{Client: client, May: wire.MayBrowse}
 }
 
 func (h *house) openMedia(ctx context.Context) error {
@@ -37,6 +67,9 @@ func (h *house) openMedia(ctx context.Context) error {
 }
 
 func (h *house) closeMedia() {
+	if h.hangUp != nil {
+		h.hangUp()
+	}
 	if h.media != nil {
 		h.media.Close()
 	}

@@ -6,7 +6,7 @@ import "github.com/embedmatrix/homeserver/internal/httpapi"
 func (s *Service) Routes() []httpapi.Route {
 	const v1 = "/_matrix/client/v1/media"
 	const old = "/_matrix/media/v3"
-	return []httpapi.Route{
+	routes := []httpapi.Route{
 		// content_repo.go
 		httpapi.Handle(httpapi.Authed, "GET "+v1+"/config", s.getConfig, httpapi.RateLimited(),
 			httpapi.Also("GET "+old+"/config"), httpapi.Also("GET /_matrix/media/r0/config")),
@@ -24,4 +24,11 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.HandleRaw(httpapi.Public, "GET "+old+"/thumbnail/{serverName}/{mediaId}", s.getContentThumbnailWithoutToken, httpapi.RateLimited(),
 			httpapi.Also("GET /_matrix/media/r0/thumbnail/{serverName}/{mediaId}")),
 	}
+	if s.Previews == nil {
+		return routes
+	}
+	return append(routes,
+		// preview.go
+		httpapi.Handle(httpapi.Authed, "GET "+v1+"/preview_url", s.getURLPreview, httpapi.RateLimited(),
+			httpapi.Also("GET "+old+"/preview_url"), httpapi.Also("GET /_matrix/media/r0/preview_url")))
 }

@@ -63,6 +63,9 @@ type Config struct {
 	// Remote asks other servers for their files; nil: there are only those of this server.
 	Remote Remote
 
+	// Previews tell what web pages say of themselves; nil: nobody is told.
+	Previews *Previews
+
 	// WithoutToken serves every file by the old endpoints as well, which ask for no token. Otherwise they know of no
 	// file.
 	WithoutToken bool
@@ -78,12 +81,13 @@ type Config struct {
 // Spec: https://spec.matrix.org/latest/client-server-api/#content-repository
 type Service struct {
 	Config
-	uploads  waiters                // who waits for a URI to be uploaded
-	fetching flights[storage.Media] // files of other servers
-	making   flights[storage.Thumbnail]
-	drawing  chan struct{} // has room for those who make thumbnails now
-	shrink   shrinking
-	remote   remoteSize
+	uploads    waiters                // who waits for a URI to be uploaded
+	fetching   flights[storage.Media] // files of other servers
+	making     flights[storage.Thumbnail]
+	drawing    chan struct{} // has room for those who make thumbnails now
+	previewing flights[storage.Preview]
+	shrink     shrinking
+	remote     remoteSize
 
 	closing context.Context
 	stop    context.CancelFunc
@@ -125,6 +129,7 @@ func (s *Service) Start(ctx context.Context) error {
 func (s *Service) Close() {
 	s.fetching.close()
 	s.making.close()
+	s.previewing.close()
 	s.stop()
 	s.running.Wait()
 }

@@ -143,6 +143,7 @@ func conform(cfg *homeserver.Config) {
 	cfg.PasswordCost = auth.Cheap()
 	cfg.PublishByAnyone = true
 	cfg.MediaWithoutToken = true
+	cfg.Previews = homeserver.Previews{Enabled: true, AllowPrivate: true}
 	cfg.Federation.Enabled = true
 	cfg.Federation.AllowPrivate = true
 	cfg.ServerNotices.Localpart = "_server"
