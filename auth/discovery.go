@@ -106,6 +106,7 @@ func unstableFeatures() map[string]bool {
 		"org.matrix.msc3440.stable": true, // threads
 		"org.matrix.msc3771":        true, // receipts of threads
 		"org.matrix.msc3874":        true, // filters by rel_type
+		"org.matrix.msc3912":        true, // redactions with what relates to an event
 		"org.matrix.msc3981":        true, // /relations with recurse
 		"org.matrix.msc4306":        true, // subscriptions to threads
 

@@ -28,6 +28,7 @@ type Draft struct {
 	StateKey *string // nil for a message event
 	Content  json.RawMessage
 	Redacts  id.EventID // of an m.room.redaction
+	Admin    bool       // the sender administers this server, and may redact the events of its users
 
 	// Txn is the client's transaction id and Device the one that chose it. A Txn that Sender and Device have
 	// used for the same type (and target) in this room returns the first event. Empty is none.
@@ -75,7 +76,7 @@ func (s *Service) append(w *roomstate.Writer, d Draft) (*event.Event, error) {
 		return nil, err
 	}
 	if ev.Redacts != "" && ev.Type == "m.room.redaction" {
-		if meta.Redacts, err = s.target(w, ev); err != nil {
+		if meta.Redacts, err = s.target(w, ev, d.Admin); err != nil {
 			return nil, err
 		}
 		if meta.Redacts == nil {
@@ -187,7 +188,7 @@ func check(w *roomstate.Writer, ev *event.Event) error {
 // target returns the event that a redaction strips; nil if it is not here, which those may redact who may redact any.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#redactions
-func (s *Service) target(w *roomstate.Writer, redaction *event.Event) (*roomstate.Event, error) {
+func (s *Service) target(w *roomstate.Writer, redaction *event.Event, admin bool) (*roomstate.Event, error) {
 	target, err := w.EventByID(w.Context(), redaction.Redacts)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, s.mayCome(w, redaction)
@@ -195,7 +196,7 @@ func (s *Service) target(w *roomstate.Writer, redaction *event.Event) (*roomstat
 	if err != nil {
 		return nil, err
 	}
-	if !s.mayRedact(w, redaction, target) {
+	if !s.mayRedact(w, redaction, target, admin) {
 		return nil, mxerr.Forbidden.With("you may not redact the events of others here")
 	}
 	if target.Is("m.room.create", "") || target.Is("m.room.server_acl", "") {
@@ -217,9 +218,12 @@ func (s *Service) mayCome(w *roomstate.Writer, redaction *event.Event) error {
 	return err
 }
 
-// mayRedact lets users redact their own events and those with the redact level any.
-func (s *Service) mayRedact(w *roomstate.Writer, redaction *event.Event, target *roomstate.Event) bool {
-	return redaction.Sender == target.Sender || s.redactsAny(w, redaction)
+// mayRedact lets users redact their own events, those with the redact level any, and administrators of this server those of
+// its users: other servers go by the server of both senders.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid
+func (s *Service) mayRedact(w *roomstate.Writer, redaction *event.Event, target *roomstate.Event, admin bool) bool {
+	return redaction.Sender == target.Sender || admin && s.local(target.Sender) || s.redactsAny(w, redaction)
 }
 
 func (s *Service) redactsAny(w *roomstate.Writer, redaction *event.Event) bool {

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
+	"github.com/embedmatrix/homeserver"
 	"github.com/embedmatrix/homeserver/homeservertest"
 )
 
@@ -475,4 +476,55 @@ func TestMessagesByRelation(t *testing.T) {
 	require.Equal(t, []string{thread}, get(`{"related_by_senders":["`+alice.ID+`"]}`))
 	require.Empty(t, get(`{"related_by_rel_types":["m.thread"],"related_by_senders":["`+alice.ID+`"]}`))
 	require.Empty(t, get(`{"related_by_rel_types":[]}`))
+}
+
+// MSC3912: with_rel_types redacts what relates to the event too, as far as that is allowed.
+func TestRedactionWithRelations(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	room := alice.CreateRoom(homeservertest.Public)
+	bob.MustJoin(room)
+	redact := func(u *homeservertest.User, event string, body map[string]any) {
+		u.Do("PUT", inRoom(room, "redact", event, "txn"+event), body).WantOK()
+	}
+	kinds := func(event string) (list []string) {
+		for _, e := range relations(alice, room, event, nil).WantOK().Get("chunk").Array() {
+			list = append(list, e.Get("content.body").String())
+		}
+		return list
+	}
+	start := func(u *homeservertest.User) string {
+		message := u.Send(room, "message")
+		relate(u, room, edited(message, "edit"))
+		relate(u, room, relatesTo("m.reference", message, "reference"))
+		relate(alice, room, relatesTo("m.thread", message, "of alice"))
+		return message
+	}
+	message := start(alice)
+	redact(alice, message, map[string]any{"with_rel_types": []string{"m.replace", "m.reference"}})
+	require.Equal(t, []string{"of alice"}, kinds(message))
+	message = start(alice)
+	redact(alice, message, map[string]any{"org.matrix.msc3912.with_relations": []string{"*"}, "reason": "why"})
+	require.Empty(t, kinds(message))
+	message = start(bob)
+	redact(bob, message, map[string]any{"with_rel_types": []string{"*"}})
+	require.Equal(t, []string{"of alice"}, kinds(message), "who may not redact the events of others does not")
+	alice.Do("PUT", inRoom(room, "redact", message, "x"), map[string]any{"with_rel_types": "m.replace"}).WantError(400, "M_BAD_JSON")
+}
+
+// ST-04: administrators of the server redact the events of its users, in a room where they may not do more than others.
+func TestAdministratorsRedact(t *testing.T) {
+	hs := homeservertest.New(t, func(cfg *homeserver.Config) { cfg.Admins = []string{"@root:" + cfg.ServerName} })
+	alice, bob, root := hs.User("alice"), hs.User("bob"), hs.User("root")
+	room := alice.CreateRoom(homeservertest.Public)
+	bob.MustJoin(room)
+	message := alice.Send(room, "message")
+	root.Redact(room, message).WantError(403, "M_FORBIDDEN") // not in the room
+	root.MustJoin(room)
+	bob.Redact(room, message).WantError(403, "M_FORBIDDEN")
+	root.Redact(room, message).WantOK()
+	require.Equal(t, "{}", alice.Do("GET", inRoom(room, "event", message), nil).WantOK().Get("content").Raw)
+	message = alice.Send(room, "another")
+	root.SendEvent(room, "m.room.redaction", map[string]any{"redacts": message}).WantOK()
+	require.Equal(t, "{}", alice.Do("GET", inRoom(room, "event", message), nil).WantOK().Get("content").Raw)
 }

@@ -35,6 +35,7 @@ func (s *Service) sendEvent(ctx context.Context, c *httpapi.Call, content *json.
 		Device:  c.Device,
 		Type:    c.PathValue("eventType"),
 		Content: *content,
+		Admin:   c.Admin,
 		Txn:     c.PathValue("txnId"),
 	})
 }
@@ -43,14 +44,20 @@ type redaction struct {
 	Reason *string `json:"reason,omitempty"`
 }
 
+type redactionBody struct {
+	redaction
+	WithRelTypes []string `json:"with_rel_types"` // MSC3912: what relates to the event in these ways is redacted as well
+	Unstable     []string `json:"org.matrix.msc3912.with_relations"`
+}
+
 // redactEvent implements PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}.
 //
 // https://spec.matrix.org/latest/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid
-func (s *Service) redactEvent(ctx context.Context, c *httpapi.Call, in *redaction) (*eventID, error) {
+func (s *Service) redactEvent(ctx context.Context, c *httpapi.Call, in *redactionBody) (*eventID, error) {
 	if err := s.mayRedactWhileSuspended(ctx, c); err != nil {
 		return nil, err
 	}
-	content, err := json.Marshal(in)
+	content, err := json.Marshal(in.redaction)
 	if err != nil {
 		return nil, err
 	}
@@ -61,11 +68,13 @@ func (s *Service) redactEvent(ctx context.Context, c *httpapi.Call, in *redactio
 		Type:    "m.room.redaction",
 		Content: content,
 		Redacts: c.EventID("eventId"),
+		Admin:   c.Admin,
 		Txn:     c.PathValue("txnId"),
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.redactRelated(ctx, c, content, append(in.WithRelTypes, in.Unstable...))
 	return &eventID{ev}, nil
 }
 
