@@ -129,6 +129,7 @@ func tell(t *testing.T, client *http.Client) {
 	moderate(alice, bob, here)
 	replace(alice, bob, here)
 	manageDevices(alice)
+	administer(alice, bob)
 	leaveForGood(alice, bob)
 }
 
@@ -243,8 +244,17 @@ func nameRooms(alice *person, here string) {
 	alice.get(room(here) + "/aliases")
 	alice.ask(200, "DELETE", alias, nil)
 	listed := v3 + "/directory/list/room/" + url.PathEscape(here)
-	alice.put(listed, object{"visibility": "private"})
+	alice.put(listed, object{"visibility": "public"})
 	alice.get(listed)
+	alice.get(v3 + "/publicRooms?limit=10")
+	require.Len(alice.t, alice.post(v3+"/publicRooms", object{"filter": object{"generic_search_term": "here"}})["chunk"], 1)
+	alice.put(listed, object{"visibility": "private"})
+	const v1 = "/_matrix/client/v1"
+	space := alice.post(v3+"/createRoom", object{"name": "Space", "creation_content": object{"type": "m.space"}})["room_id"].(string)
+	alice.put(room(space)+"/state/m.space.child/"+url.PathEscape(here), object{"via": []string{"hs.test"}, "suggested": true})
+	tree := alice.get(v1 + "/rooms/" + url.PathEscape(space) + "/hierarchy?limit=1")
+	alice.get(v1 + "/rooms/" + url.PathEscape(space) + "/hierarchy?from=" + tree["next_batch"].(string))
+	require.Equal(alice.t, "join", alice.get(v1 + "/room_summary/" + url.PathEscape(here))["membership"])
 }
 
 func moderate(alice, bob *person, here string) {
@@ -277,6 +287,20 @@ func manageDevices(alice *person) {
 	second, third := alice.login(), alice.login()
 	alice.prove("DELETE", device(second), object{}, alice.secret())
 	alice.prove("POST", v3+"/delete_devices", object{"devices": []string{third.device}}, alice.secret())
+}
+
+// administer has alice, who is an administrator, do what those do; and somebody log in by a token of hers.
+func administer(alice, bob *person) {
+	alice.get(v3 + "/admin/whois/" + url.PathEscape(bob.user))
+	for verb, key := range map[string]string{"lock": "locked", "suspend": "suspended"} {
+		path := "/_matrix/client/v1/admin/" + verb + "/" + url.PathEscape(bob.user)
+		alice.put(path, object{key: true})
+		require.Equal(alice.t, object{key: true}, alice.get(path))
+		alice.put(path, object{key: false})
+	}
+	token := alice.prove("POST", "/_matrix/client/v1/login/get_token", object{}, alice.secret())["login_token"]
+	nobody := &person{t: alice.t, http: alice.http}
+	nobody.post(v3+"/login", object{"type": "m.login.token", "token": token})
 }
 
 func leaveForGood(alice, bob *person) {

@@ -153,3 +153,29 @@ func TestPublishByAnyone(t *testing.T) {
 	bob.Do("PUT", v3+"/directory/list/room/"+url.PathEscape(room), map[string]any{}).WantOK()
 	putAlias(bob, local("b"), "!nowhere:x").WantError(404, "M_NOT_FOUND")
 }
+
+// DR-01: aliases of other servers are looked up there, also those that a room calls its own.
+func TestAliasElsewhere(t *testing.T) {
+	net := homeservertest.NewNetwork(t)
+	here, there := net.New("here.test"), net.New("there.test")
+	alice, bob := here.User("alice"), there.User("bob")
+	room, other := alice.CreateRoom(homeservertest.Public), bob.CreateRoom(homeservertest.Public)
+	bob.Do("POST", v3+"/join/"+url.PathEscape(room)+"?via=here.test", map[string]any{}).WantOK()
+	putAlias(bob, "#a:there.test", room).WantOK()
+	putAlias(bob, "#other:there.test", other).WantOK()
+	r := alice.Do("GET", aliasPath("#a:there.test"), nil).WantOK()
+	require.Equal(t, room, r.Get("room_id").String())
+	require.JSONEq(t, `["here.test","there.test"]`, r.Get("servers").Raw)
+	alice.Do("GET", aliasPath("#none:there.test"), nil).WantError(404, "M_NOT_FOUND")
+	require.Equal(t, 502, alice.Do("GET", aliasPath("#a:nowhere.test"), nil).Status)
+
+	canonical := func(content map[string]any) *homeservertest.Response {
+		return alice.SetState(room, "m.room.canonical_alias", "", content)
+	}
+	canonical(map[string]any{"alias": "#a:there.test", "alt_aliases": []string{"#a:there.test"}}).WantOK()
+	canonical(map[string]any{"alt_aliases": []string{"#other:there.test"}}).WantError(400, "M_BAD_ALIAS")
+	canonical(map[string]any{"alt_aliases": []string{"#none:there.test"}}).WantError(400, "M_BAD_ALIAS")
+	canonical(map[string]any{"alt_aliases": []string{"#a:nowhere.test"}}).WantError(400, "M_BAD_ALIAS")
+	bob.Do("DELETE", aliasPath("#a:there.test"), nil).WantOK()
+	canonical(map[string]any{"alias": "#a:there.test", "x": 1}).WantOK() // which the room has already
+}
