@@ -74,7 +74,7 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 		return err
 	}
 	h.key = key
-	if err := h.peers.meet(cfg, h.db, server, key); err != nil {
+	if err := h.peers.meet(cfg, h, server, key); err != nil {
 		return err
 	}
 	h.hub = notify.New(h.db.Published())
@@ -85,6 +85,7 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if !cfg.NoPresence {
 		h.presence = ephemeral.NewPresence(func() { h.sync.PresenceChanged() })
 	}
+	h.peers.follow(cfg, h, server, cache)
 	h.e2ee = newE2EE(server, h)
 	h.rooms = newRooms(cfg, server, key, h, cache)
 	h.sync = newSync(cfg, server, h, cache)
@@ -113,7 +114,7 @@ func newRooms(cfg Config, server id.ServerName, key signing.Key, h *house, cache
 		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Presence: h.presence, Now: cfg.Now,
 		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, PrivateDirectory: cfg.PrivateDirectory, FindAllUsers: cfg.FindAllUsers, Log: cfg.Logger,
 	}
-	c.Delays = cfg.Delays
+	c.Delays, c.Calls = cfg.Delays, cfg.Calls
 	h.peers.remote(&c)
 	c.Notices, c.MayChange, c.OnReport = noticesOf(cfg, server), cfg.ProfileFields.MayChange, cfg.Hooks.OnReport
 	service := rooms.New(c)
@@ -139,10 +140,11 @@ func newE2EE(server id.ServerName, h *house) *e2ee.Service {
 func newSync(cfg Config, server id.ServerName, h *house, cache *roomstate.Cache) *syncing.Service {
 	c := syncing.Config{
 		DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Now: cfg.Now, Presence: h.presence, ServerName: server,
-		Keys: h.e2ee,
+		Notices: noticesOf(cfg, server).User,
+		Keys:    h.e2ee,
 	}
 	if h.peers.sender != nil {
-		c.Peers = h.peers.sender
+		c.Peers, c.Outbox = h.peers.sender, post{h.peers.outbox, h.peers.sender}
 	}
 	return syncing.New(c)
 }
@@ -195,9 +197,14 @@ func advertise(d *auth.Discovery, cfg Config) {
 			"max_delay_ms": longest.Milliseconds(), "max_scheduled": perUser,
 		}
 	}
+	wellKnown := map[string]any{}
+	if foci := cfg.Calls.Transports(); len(foci) > 0 {
+		unstable["org.matrix.msc4143"], wellKnown["org.matrix.msc4143.rtc_foci"] = true, foci
+	}
 	maps.Copy(unstable, d.Unstable)
 	maps.Copy(capabilities, d.Capabilities)
-	d.Unstable, d.Capabilities = unstable, capabilities
+	maps.Copy(wellKnown, d.WellKnown)
+	d.Unstable, d.Capabilities, d.WellKnown = unstable, capabilities, wellKnown
 }
 
 // keysOf lets keys live and die with devices and accounts.

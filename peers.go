@@ -85,12 +85,14 @@ func (f Federation) faults() (errs []error) {
 type peers struct {
 	wire      *wire.Client
 	ring      *keyring.Ring
+	outbox    *federation.Outbox
 	sender    *federation.Sender
+	devices   *federation.Devices
 	answering *federation.Service
 }
 
 // meet makes the parts that ask other servers, with the key that the server signs with now.
-func (p *peers) meet(cfg Config, db *storage.DB, server id.ServerName, key signing.Key) (err error) {
+func (p *peers) meet(cfg Config, h *house, server id.ServerName, key signing.Key) (err error) {
 	if !cfg.Federation.Enabled {
 		return nil
 	}
@@ -98,11 +100,14 @@ func (p *peers) meet(cfg Config, db *storage.DB, server id.ServerName, key signi
 		return err
 	}
 	p.ring = keyring.New(keyring.Config{
-		Server: server, Own: ownKeys(cfg, key), DB: db,
+		Server: server, Own: ownKeys(cfg, key), DB: h.db,
 		Fetcher: keyring.Over(p.wire), Notaries: serverNames(cfg.Federation.TrustedKeyServers), Now: cfg.Now,
 	})
+	p.outbox = federation.NewOutbox(h.db, func(tx *storage.Tx, user id.UserID) (*e2ee.PublishedKeys, error) {
+		return h.e2ee.Published(tx, user)
+	})
 	p.sender = federation.NewSender(federation.SenderConfig{
-		DB: db, Client: p.wire, ServerName: server, Allowed: cfg.Federation.allowed(), Now: cfg.Now, Log: cfg.Logger,
+		DB: h.db, Client: p.wire, ServerName: server, Durable: p.outbox, Allowed: cfg.Federation.allowed(), Now: cfg.Now, Log: cfg.Logger,
 	})
 	return nil
 }
@@ -122,11 +127,31 @@ func (p *peers) remote(c *rooms.Config) {
 	}
 }
 
+// follow makes the part that keeps servers informed of devices.
+func (p *peers) follow(cfg Config, h *house, server id.ServerName, cache *roomstate.Cache) {
+	if p.sender == nil {
+		return
+	}
+	p.devices = federation.NewDevices(federation.DevicesConfig{
+		ServerName: server, DB: h.db, Cache: cache, Hub: h.hub, Outbox: p.outbox, Wake: p.sender.Wake,
+		Client: federation.NewClient(p.wire, p.ring), Log: cfg.Logger,
+		Changed: func(tx *storage.Tx, at storage.Pos, user id.UserID, devices ...id.DeviceID) error {
+			return h.e2ee.Changed(tx, at, user, devices...)
+		},
+	})
+}
+
 // keys is what the keys ask other servers by.
 func (p *peers) keys(c *e2ee.Config) {
 	if p.sender != nil {
-		c.Remote = federation.NewClient(p.wire, p.ring)
+		c.Remote, c.Lists = federation.NewClient(p.wire, p.ring), p.devices
 	}
+}
+
+// post is what takes messages to devices of other servers.
+type post struct {
+	*federation.Outbox
+	*federation.Sender
 }
 
 // answer makes the part that answers other servers.
@@ -138,11 +163,16 @@ func (p *peers) answer(cfg Config, h *house, server id.ServerName, key signing.K
 	if cfg.Federation.Enabled {
 		fed.Allowed = cfg.Federation.allowed()
 		fed.Ring, fed.Alive, fed.DB, fed.Rooms, fed.Keys = p.ring, p.alive, h.db, h.rooms, h.e2ee
+		fed.Outbox = p.outbox
 		if h.media != nil {
 			fed.Media = h.media
 		}
 		fed.EDUs = map[string]func(context.Context, id.ServerName, json.RawMessage) error{
 			"m.typing": h.rooms.ReceiveTyping, "m.receipt": h.rooms.ReceiveReceipts,
+			"m.direct_to_device":            h.sync.ReceiveToDevice,
+			"m.device_list_update":          p.devices.ReceiveDeviceList,
+			"m.signing_key_update":          p.devices.ReceiveSigningKeys,
+			"org.matrix.signing_key_update": p.devices.ReceiveSigningKeys,
 		}
 		if h.presence != nil {
 			fed.EDUs["m.presence"] = h.sync.ReceivePresence
@@ -155,6 +185,7 @@ func (p *peers) answer(cfg Config, h *house, server id.ServerName, key signing.K
 func (p *peers) alive(server id.ServerName) {
 	p.wire.Alive(server)
 	p.sender.Alive(server)
+	p.devices.Alive(server)
 }
 
 // begin begins to send to other servers.
@@ -162,7 +193,10 @@ func (p *peers) begin(ctx context.Context) error {
 	if p.sender == nil {
 		return nil
 	}
-	return p.sender.Start(ctx)
+	if err := p.sender.Start(ctx); err != nil {
+		return err
+	}
+	return p.devices.Start(ctx)
 }
 
 // part breaks off what is under way between this server and others, so that no request waits for them any more. What
@@ -170,6 +204,7 @@ func (p *peers) begin(ctx context.Context) error {
 func (p *peers) part(ctx context.Context) (err error) {
 	p.answering.Close()
 	if p.sender != nil {
+		p.devices.Close()
 		err = p.sender.Close(ctx)
 		p.wire.Close()
 		p.ring.Close()

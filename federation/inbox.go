@@ -225,11 +225,13 @@ func (in *inbox) handle(t *delivery) ([]byte, error) {
 	if in.ctx.Err() != nil {
 		return nil, errStopping
 	}
-	in.tell(t)
+	if err := in.tell(t); err != nil {
+		return nil, fmt.Errorf("tell the EDUs of a transaction of %s: %w", t.origin, err)
+	}
 	return in.encode(t.origin, items)
 }
 
-// temporary reports whether an event may be taken when it is sent again.
+// temporary reports whether an event or an EDU may be taken when it is sent again.
 func temporary(err error) bool {
 	return errors.Is(err, storage.ErrBusy) || errors.Is(err, storage.ErrAway) || errors.Is(err, storage.ErrClosed)
 }
@@ -337,15 +339,22 @@ func (in *inbox) reason(origin id.ServerName, p *item) string {
 	return mxerr.Unknown.Message
 }
 
-// tell hands every EDU to whom it concerns.
-func (in *inbox) tell(t *delivery) {
+// tell hands every EDU to whom it concerns. An error says that one may have been lost which must not be, as messages to
+// devices.
+func (in *inbox) tell(t *delivery) (lost error) {
 	ctx, cancel := context.WithTimeout(in.ctx, toldWithin)
 	defer cancel()
 	for _, raw := range t.edus {
-		if err := in.tellOne(ctx, t.origin, raw); err != nil {
-			in.cfg.Log.Debug("an EDU was passed over", slog.Any("server", t.origin), slog.Any("error", err))
+		err := in.tellOne(ctx, t.origin, raw)
+		if err == nil {
+			continue
+		}
+		in.cfg.Log.Debug("an EDU was passed over", slog.Any("server", t.origin), slog.Any("error", err))
+		if temporary(err) || ctx.Err() != nil {
+			lost = err
 		}
 	}
+	return lost
 }
 
 func (in *inbox) tellOne(ctx context.Context, origin id.ServerName, raw json.RawMessage) (err error) {

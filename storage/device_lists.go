@@ -90,21 +90,21 @@ func (tx *Tx) DeviceSets(numbers []int64) (map[int64][]id.ServerName, error) {
 	return sets, err
 }
 
-const (
-	// A change stays while it is one of the last few of its user, for the next one refers to it.
-	deleteOutgoingDevices = `
-		DELETE FROM mx_outgoing_devices WHERE pos <= $1 AND pos <
-			(SELECT o.pos FROM mx_outgoing_devices o WHERE o.user_id = mx_outgoing_devices.user_id ORDER BY o.pos DESC LIMIT 1 OFFSET 3)`
-	deleteDeviceSets = `DELETE FROM mx_device_sets WHERE set_id < $1 AND set_id NOT IN (SELECT set_id FROM mx_outgoing_devices)`
-)
+const deleteOutgoingDevices = `
+	DELETE FROM mx_outgoing_devices WHERE user_id = $1 AND pos <
+		(SELECT pos FROM mx_outgoing_devices WHERE user_id = $1 ORDER BY pos DESC LIMIT 1 OFFSET $2)`
 
-// DeleteOutgoingDevices forgets the changes up to a position, but for the last few of each user, and the sets of servers
-// from before it that none names any more.
-func (tx *Tx) DeleteOutgoingDevices(upTo Pos) error {
-	if _, err := tx.exec(deleteOutgoingDevices, upTo); err != nil {
-		return err
-	}
-	_, err := tx.exec(deleteDeviceSets, upTo)
+// DeleteOutgoingDevices forgets the changes of a user but for the latest, of which one more than keep stay.
+func (tx *Tx) DeleteOutgoingDevices(user id.UserID, keep int) error {
+	_, err := tx.exec(deleteOutgoingDevices, user, keep)
+	return err
+}
+
+const deleteDeviceSets = `DELETE FROM mx_device_sets WHERE set_id NOT IN (SELECT set_id FROM mx_outgoing_devices)`
+
+// DeleteDeviceSets forgets the sets of servers that no change names any more.
+func (tx *Tx) DeleteDeviceSets() error {
+	_, err := tx.exec(deleteDeviceSets)
 	return err
 }
 
@@ -118,20 +118,37 @@ var UpsertDevicesFollowed = &Insert{
 	Table: "mx_devices_followed", Columns: "one, pos", Key: 1, Conflict: "ON CONFLICT (one) DO UPDATE SET pos = excluded.pos",
 }
 
-const selectEventsAfter = `
-	SELECT pos, room, event_id, ord, before, after, now, flags, redacted_by, device_id, txn, json FROM mx_events
-	WHERE pos > $1 AND pos <= $2 ORDER BY pos LIMIT $3`
-
-// EventsAfter returns the events of all rooms with a position in (after, upTo], in order, at most limit.
-func (tx *Tx) EventsAfter(after, upTo Pos, limit int) ([]Event, error) {
-	return collect(tx, scanEvent, selectEventsAfter, after, upTo, limit)
+// MemberEvent is an event that may have changed somebody's membership.
+type MemberEvent struct {
+	Pos  Pos
+	Room id.RoomID
+	User id.UserID // empty: it has not
 }
 
-const selectDeviceListUsers = `SELECT user_id FROM mx_device_lists WHERE user_id > $1 ORDER BY user_id LIMIT $2`
+const selectMemberEventsAfter = `
+	SELECT e.pos, r.room_id, e.json FROM mx_events e JOIN mx_rooms r ON r.room = e.room
+	WHERE e.pos > $1 AND e.pos <= $2 ORDER BY e.pos LIMIT $3`
 
-// DeviceListUsers returns the users behind one of whose devices something is known, in order, at most limit.
-func (tx *Tx) DeviceListUsers(after id.UserID, limit int) ([]id.UserID, error) {
-	return collect(tx, value[id.UserID], selectDeviceListUsers, after, limit)
+// MemberEventsAfter returns the events of all rooms at a position in (after, upTo], in order, at most limit, with whose
+// member events they are.
+func (tx *Tx) MemberEventsAfter(after, upTo Pos, limit int) ([]MemberEvent, error) {
+	return collect(tx, func(row *sql.Rows, e *MemberEvent) error {
+		var text []byte
+		if err := row.Scan(&e.Pos, &e.Room, &text); err != nil {
+			return err
+		}
+		var event struct {
+			Type     string     `json:"type"`
+			StateKey *id.UserID `json:"state_key"`
+		}
+		if err := json.Unmarshal(text, &event); err != nil {
+			return fmt.Errorf("event at %d: %w", e.Pos, err)
+		}
+		if event.Type == "m.room.member" && event.StateKey != nil {
+			e.User = *event.StateKey
+		}
+		return nil
+	}, selectMemberEventsAfter, after, upTo, limit)
 }
 
 const selectStaleDeviceLists = `SELECT user_id FROM mx_device_lists WHERE NOT is_current LIMIT $1`

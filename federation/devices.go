@@ -1,0 +1,467 @@
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/notify"
+	"github.com/embedmatrix/homeserver/internal/roomstate"
+	"github.com/embedmatrix/homeserver/storage"
+)
+
+// DevicesConfig describes Devices. All but Log are required.
+type DevicesConfig struct {
+	ServerName id.ServerName
+	DB         *storage.DB
+	Cache      *roomstate.Cache
+	Hub        *notify.Hub
+	Outbox     *Outbox
+	Wake       func([]id.ServerName) // the Sender's
+	Client     DeviceLister
+
+	// Changed says inside an act that devices of a user have changed, or without devices the cross-signing keys: see
+	// e2ee.Service.Changed.
+	Changed func(tx *storage.Tx, at storage.Pos, user id.UserID, devices ...id.DeviceID) error
+
+	Log *slog.Logger // nil discards
+}
+
+// DeviceLister asks other servers for the devices of their users; a *Client does.
+type DeviceLister interface {
+	// UserDevices asks the server of a user. Nothing of the answer but its shape is checked.
+	UserDevices(ctx context.Context, user id.UserID, force bool) (*UserDevices, error)
+}
+
+// Devices is what servers tell each other of devices: it tells the servers that share a room with a local user when that
+// user's devices have changed, and keeps the devices of those users of other servers who share a room with a local one.
+//
+// It follows what is stored, up to a position that is stored as well, so that nobody who changes devices or rooms has to
+// think of other servers. It has one goroutine for that, and one for each server whose lists are being asked for.
+//
+// Spec: https://spec.matrix.org/latest/server-server-api/#device-management
+type Devices struct {
+	DevicesConfig
+	ctx   context.Context // of all work; ends with Close
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+
+	// The following belong to the goroutine that follows.
+	at, stored storage.Pos      // up to where it has followed, and where that is stored
+	sets       map[string]int64 // sets of servers that are stored, by their names; nobody may change one
+	told       int              // acts so far
+
+	lists remoteLists
+}
+
+// NewDevices returns Devices that do nothing before Start.
+func NewDevices(cfg DevicesConfig) *Devices {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &Devices{DevicesConfig: cfg, sets: map[string]int64{}}
+	d.ctx, d.stop = context.WithCancel(context.Background())
+	d.lists.init()
+	return d
+}
+
+// Start looks at what a process before this one has not looked at, and begins to follow.
+func (d *Devices) Start(ctx context.Context) error {
+	var stale []id.UserID
+	err := d.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		if d.at, err = tx.DevicesFollowed(); err != nil {
+			return err
+		}
+		stale, err = tx.StaleDeviceLists(maxWantedLists)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("load what is told of devices: %w", err)
+	}
+	d.stored = d.at
+	named := d.Hub.WaitNamed()
+	if err := d.round(ctx); err != nil {
+		named.Close()
+		return fmt.Errorf("follow devices: %w", err)
+	}
+	d.tasks.Go(func() { d.follow(named) })
+	d.want(stale...)
+	return nil
+}
+
+// Close ends what is under way and awaits it.
+func (d *Devices) Close() {
+	d.lists.close()
+	d.stop()
+	d.tasks.Wait()
+}
+
+// followPause is how long the follower waits after a fault.
+const followPause = 5 * time.Second
+
+func (d *Devices) follow(named *notify.Waiter) {
+	defer named.Close()
+	for {
+		select {
+		case <-d.ctx.Done():
+			d.keep(context.WithoutCancel(d.ctx), 1)
+			return
+		case <-named.C:
+		}
+		for err := d.round(d.ctx); err != nil && d.ctx.Err() == nil; err = d.round(d.ctx) {
+			d.Log.Error("changes of devices cannot be told", "error", err)
+			select {
+			case <-d.ctx.Done():
+			case <-time.After(followPause):
+			}
+		}
+	}
+}
+
+// keepEvery is after how many positions it is stored how far the follower is, so that a start after a crash is quick.
+const keepEvery = 1000
+
+// round looks at everything that was published since the last round.
+func (d *Devices) round(ctx context.Context) error {
+	for to := d.DB.Published(); d.at < to; {
+		s, err := d.since(ctx, to)
+		if err != nil {
+			return err
+		}
+		if err := d.revise(ctx, s); err != nil {
+			return err
+		}
+		if err := d.tell(ctx, s); err != nil {
+			return err
+		}
+		d.at = s.upTo
+	}
+	return d.keep(ctx, keepEvery)
+}
+
+// keep stores how far the follower is if that is at least so many positions ahead of what is stored.
+func (d *Devices) keep(ctx context.Context, ahead storage.Pos) error {
+	if d.at-d.stored < ahead {
+		return nil
+	}
+	act := &storage.Act{}
+	act.Add(storage.UpsertDevicesFollowed, 1, d.at)
+	d.DB.Queue(act)
+	err := act.Wait(ctx)
+	if err == nil {
+		d.stored = d.at
+	}
+	return err
+}
+
+// stretch is what has happened in some positions.
+type stretch struct {
+	from, upTo storage.Pos
+	moves      []move
+	changers   []id.UserID // local users, sorted, each once
+}
+
+// move is a membership that may have changed.
+type move struct {
+	room id.RoomID
+	user id.UserID
+}
+
+// stretchEvents is how many events are read from storage at once.
+const stretchEvents = 1000
+
+// since returns what has happened behind d.at: from memory or, in parts, from storage.
+func (d *Devices) since(ctx context.Context, to storage.Pos) (*stretch, error) {
+	changes, ok := d.Hub.Since(d.at, to)
+	if !ok {
+		return d.sinceStored(ctx, to)
+	}
+	s := &stretch{from: d.at, upTo: to}
+	for _, c := range changes {
+		switch c.Kind {
+		case notify.Membership:
+			s.moves = append(s.moves, move{c.Room, c.User})
+		case notify.Timeline: // whoever sends may have joined: the hub names no more than some of many members
+			s.moves = append(s.moves, move{c.Room, c.User})
+		case notify.Device:
+			s.change(c.User, d.ServerName)
+		}
+	}
+	s.tidy()
+	return s, nil
+}
+
+func (d *Devices) sinceStored(ctx context.Context, to storage.Pos) (*stretch, error) {
+	s := &stretch{from: d.at, upTo: to}
+	err := d.DB.Read(ctx, func(tx *storage.Tx) error {
+		events, err := tx.MemberEventsAfter(d.at, to, stretchEvents)
+		if err != nil {
+			return err
+		}
+		if len(events) == stretchEvents {
+			s.upTo = events[len(events)-1].Pos
+		}
+		for _, e := range events {
+			if e.User != "" {
+				s.moves = append(s.moves, move{e.Room, e.User})
+			}
+		}
+		changers, err := tx.AllDeviceChangers("", s.from, s.upTo)
+		for _, user := range changers {
+			s.change(user, d.ServerName)
+		}
+		return err
+	})
+	s.tidy()
+	return s, err
+}
+
+func (s *stretch) change(user id.UserID, own id.ServerName) {
+	if user.Server() == own {
+		s.changers = append(s.changers, user)
+	}
+}
+
+func (s *stretch) tidy() {
+	slices.Sort(s.changers)
+	s.changers = slices.Compact(s.changers)
+	slices.SortFunc(s.moves, func(a, b move) int {
+		if c := strings.Compare(string(a.room), string(b.room)); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.user), string(b.user))
+	})
+	s.moves = slices.Compact(s.moves)
+}
+
+// news are devices of a user of which servers are told.
+type deviceNews struct {
+	user    id.UserID
+	devices []id.DeviceID // "" for the cross-signing keys
+	servers []id.ServerName
+}
+
+// tell stores of which devices servers are told because of what has happened, with how far that is.
+//
+// "Servers must send m.device_list_update EDUs to all the servers who share a room with a given local user, and must be
+// sent whenever that user's device list changes (i.e. for new or deleted devices, when that user joins a room which
+// contains servers which are not already receiving updates for that user's device list, …)."
+func (d *Devices) tell(ctx context.Context, s *stretch) error {
+	list, err := d.changes(ctx, s)
+	if err != nil {
+		return err
+	}
+	for _, m := range s.moves {
+		if m.user.Server() != d.ServerName {
+			continue
+		}
+		news, err := d.met(ctx, s, m)
+		if err != nil {
+			return err
+		}
+		list = append(list, news...)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return d.store(ctx, s, list)
+}
+
+// changes finds the devices that have changed.
+func (d *Devices) changes(ctx context.Context, s *stretch) (list []deviceNews, err error) {
+	for _, user := range s.changers {
+		servers, err := d.around(ctx, user, math.MaxInt64)
+		if err != nil {
+			return nil, err
+		}
+		if len(servers) == 0 {
+			continue
+		}
+		news := deviceNews{user: user, servers: servers}
+		err = d.DB.Read(ctx, func(tx *storage.Tx) error {
+			changes, err := tx.DeviceChangesOf(user, s.from, s.upTo)
+			for _, c := range changes {
+				if c.Audience == "" && !slices.Contains(news.devices, c.Device) {
+					news.devices = append(news.devices, c.Device)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, news)
+	}
+	return list, nil
+}
+
+// around returns the other servers in rooms in which a user is since some position or longer; sorted, each once.
+func (d *Devices) around(ctx context.Context, user id.UserID, since storage.Pos) ([]id.ServerName, error) {
+	rooms, err := d.Cache.RoomsOf(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	in := map[id.ServerName]struct{}{}
+	for _, roomID := range rooms.Joined() {
+		if m, ok := rooms.Get(roomID); !ok || m.Since > since {
+			continue
+		}
+		room, err := d.Cache.Room(ctx, roomID)
+		if err != nil {
+			return nil, err
+		}
+		for _, server := range room.Servers() {
+			in[server] = struct{}{}
+		}
+	}
+	delete(in, d.ServerName)
+	return sortedNames(in), nil
+}
+
+func sortedNames(set map[id.ServerName]struct{}) []id.ServerName {
+	names := make([]id.ServerName, 0, len(set))
+	for name := range set {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// met finds the servers that are told of all devices of a local user because that user has joined a room with them.
+func (d *Devices) met(ctx context.Context, s *stretch, m move) ([]deviceNews, error) {
+	room, err := d.Cache.Room(ctx, m.room)
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := joinedSince(ctx, room, m.user, s.from)
+	if err != nil || !fresh {
+		return nil, err
+	}
+	known, err := d.around(ctx, m.user, s.from)
+	if err != nil {
+		return nil, err
+	}
+	in := map[id.ServerName]struct{}{}
+	for _, server := range room.Servers() {
+		if _, told := slices.BinarySearch(known, server); !told && server != d.ServerName {
+			in[server] = struct{}{}
+		}
+	}
+	if len(in) == 0 {
+		return nil, nil
+	}
+	news := deviceNews{user: m.user, servers: sortedNames(in)}
+	err = d.DB.Read(ctx, func(tx *storage.Tx) error {
+		names, err := tx.DeviceNames([]id.UserID{m.user})
+		for _, name := range names {
+			news.devices = append(news.devices, name.ID)
+		}
+		return err
+	})
+	return []deviceNews{news}, err
+}
+
+// joinedSince reports whether a user, who is in a room, came into it behind a position.
+func joinedSince(ctx context.Context, room *roomstate.Room, user id.UserID, from storage.Pos) (bool, error) {
+	m, ok := room.Member(user)
+	if !ok || m.Membership != "join" || m.Since <= from {
+		return false, nil
+	}
+	e, err := room.StateEvent(ctx, room.View().State, "m.room.member", string(user))
+	for err == nil && e != nil && e.Arrived() > from {
+		if e, err = room.StateEvent(ctx, e.Before, "m.room.member", string(user)); err == nil && (e == nil || e.Membership() != "join") {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// keptUpdates is how many changes are kept for each user, the latest: a server that has missed more is told of the last
+// ones, sees that it has missed some, and asks for the whole list.
+const keptUpdates = 64
+
+// sweepEvery is after how many acts sets of servers are forgotten that nothing names any more.
+const sweepEvery = 1000
+
+// store stores news, each at a position of its own.
+func (d *Devices) store(ctx context.Context, s *stretch, list []deviceNews) error {
+	positions := 0
+	for _, n := range list {
+		positions += len(n.devices)
+	}
+	last := storage.Pos(0)
+	act := &storage.Act{Positions: positions}
+	act.Place = func(a *storage.Act, first storage.Pos) { last = d.place(a, first, list) }
+	act.Add(storage.UpsertDevicesFollowed, 1, s.upTo)
+	act.Do = func(tx *storage.Tx, _ storage.Pos) error { return d.prune(tx, list) }
+	act.Committed = func(storage.Pos) {
+		for _, n := range list {
+			d.Outbox.Owe(n.servers, last)
+		}
+	}
+	act.Announced = func(storage.Pos) {
+		for _, n := range list {
+			d.Wake(n.servers)
+		}
+	}
+	d.told++
+	d.DB.Queue(act)
+	if err := act.Wait(ctx); err != nil {
+		clear(d.sets)
+		return err
+	}
+	d.stored = s.upTo
+	return nil
+}
+
+// place adds the rows of news, and returns the last position. It runs under the queue's lock, while store waits.
+func (d *Devices) place(a *storage.Act, first storage.Pos, list []deviceNews) storage.Pos {
+	pos := first
+	for _, n := range list {
+		for _, device := range n.devices {
+			a.Add(storage.InsertOutgoingDevice, pos, string(n.user), string(device), d.setOf(a, pos, n.servers))
+			pos++
+		}
+	}
+	return pos - 1
+}
+
+// setOf is the number of a set of servers, which is stored if it is new.
+func (d *Devices) setOf(a *storage.Act, pos storage.Pos, servers []id.ServerName) int64 {
+	var key strings.Builder
+	for _, name := range servers {
+		key.WriteString(string(name))
+		key.WriteByte(' ')
+	}
+	if number, ok := d.sets[key.String()]; ok {
+		return number
+	}
+	if len(d.sets) >= maxSets {
+		clear(d.sets)
+	}
+	text, _ := json.Marshal(servers) // of strings, it never fails
+	a.Add(storage.InsertDeviceSet, pos, text)
+	d.sets[key.String()] = pos
+	return pos
+}
+
+// prune forgets old changes of the users, and now and then old sets of servers.
+func (d *Devices) prune(tx *storage.Tx, list []deviceNews) error {
+	for _, n := range list {
+		if err := tx.DeleteOutgoingDevices(n.user, max(keptUpdates, 2*len(n.devices))); err != nil {
+			return err
+		}
+	}
+	if d.told%sweepEvery != 0 {
+		return nil
+	}
+	clear(d.sets)
+	return tx.DeleteDeviceSets()
+}
