@@ -1,12 +1,19 @@
 package homeservertest_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"image"
+	"image/png"
+	"net/http/httptest"
 	"net/url"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
 
 	"github.com/embedmatrix/homeserver"
 	"github.com/embedmatrix/homeserver/homeservertest"
@@ -151,6 +158,60 @@ func (c *caller) banned() *homeservertest.User {
 	return c.user("carol")
 }
 
+// administrator is one of the server.
+func (c *caller) administrator() *homeservertest.User {
+	u := c.user("root")
+	require.NoError(c.t, c.hs.Homeserver().Admin().SetAdmin(c.t.Context(), u.ID, true))
+	return u
+}
+
+// media is a file of alice's.
+func (c *caller) media() string {
+	return c.once("media", func() string { return c.upload("POST", "/_matrix/media/v3/upload") })
+}
+
+// promised is a name for a file that alice is going to upload.
+func (c *caller) promised() string {
+	return c.once("promised", func() string { return c.upload("POST", "/_matrix/media/v1/create") })
+}
+
+// upload sends a picture, and returns the media id that it gets.
+func (c *caller) upload(method, path string) string {
+	r := httptest.NewRequest(method, path, bytes.NewReader(picture()))
+	r.Header.Set("Authorization", "Bearer "+c.user("alice").Token)
+	r.Header.Set("Content-Type", "image/png")
+	w := httptest.NewRecorder()
+	c.hs.ServeHTTP(w, r)
+	require.Equal(c.t, 200, w.Code, "%s: %s", path, w.Body)
+	uri := gjson.Get(w.Body.String(), "content_uri").String()
+	return uri[strings.LastIndex(uri, "/")+1:]
+}
+
+// picture is a PNG of a few pixels.
+func picture() []byte {
+	var text bytes.Buffer
+	png.Encode(&text, image.NewGray(image.Rect(0, 0, 8, 8))) //nolint:errcheck // memory can be written
+	return text.Bytes()
+}
+
+// backup is the version of a backup of alice's keys.
+func (c *caller) backup() string {
+	return c.once("backup", func() string {
+		return c.user("alice").Do("POST", v3+"/room_keys/version", []byte(newBackup)).WantOK().Get("version").String()
+	})
+}
+
+const newBackup = `{"algorithm":"m.megolm_backup.v1.curve25519-aes-sha2","auth_data":{"public_key":"abc","signatures":{}}}`
+
+// session is a session in the backup.
+func (c *caller) session() string {
+	return c.once("session", func() string {
+		path := v3 + "/room_keys/keys/" + url.PathEscape(c.room()) + "/session?version=" + c.backup()
+		c.user("alice").Do("PUT", path, object{"first_message_index": 1, "forwarded_count": 0, "is_verified": true, "session_data": object{}}).WantOK()
+		return "session"
+	})
+}
+
 // value is what stands for a name, in paths, queries and bodies, where goodRequests says nothing else.
 func (c *caller) value(name string) (string, bool) {
 	switch name {
@@ -181,8 +242,19 @@ func (c *caller) value(name string) (string, bool) {
 	case "stateKey":
 		c.state()
 		return "key", true
+	case "mediaId":
+		return c.media(), true
+	case "version":
+		return c.backup(), true
+	case "sessionId":
+		return c.session(), true
+	case "from", "to":
+		return c.user("alice").Sync("").NextBatch, true
+	case "alias":
+		return c.alias(), true
 	}
 	text, ok := map[string]string{
+		"width": "1", "height": "1", "fileName": "picture.png", "url": "https://preview.test/", "relType": "m.thread", "protocol": "irc",
 		"tag": "u.work", "token": "none", "ts": "0", "new_version": "11", "new_password": "a long passphrase", "reason": "because",
 		"search_term": "alice", "serverName": "hs.test",
 	}[name]
@@ -191,11 +263,12 @@ func (c *caller) value(name string) (string, bool) {
 
 // fit says what is special about a good request of an operation.
 type fit struct {
-	status int // of the answer; 0 is 200
-	as     string
-	values func(c *caller) map[string]string // of the path
+	status int                                  // of the answer; 0 is 200
+	as     func(c *caller) *homeservertest.User // nil: alice
+	values func(c *caller) map[string]string    // of the path
 	body   func(c *caller) any
-	spends bool // a request that succeeds uses the caller up
+	needs  func(c *caller) string // what there has to be, though no part of the request names it
+	spends bool                   // a request that succeeds uses the caller up
 }
 
 func fixed(body any) func(*caller) any { return func(*caller) any { return body } }
@@ -215,7 +288,25 @@ func bob(c *caller) *homeservertest.User { return c.user("bob") }
 // goodRequests are the operations whose good request is not made of names alone.
 func goodRequests() map[string]fit {
 	display := func(*caller) string { return "displayname" }
+	administered := fit{as: (*caller).administrator, values: at("userId", func(c *caller) string { return c.user("bob").ID }), spends: true}
+	backup := func(*caller) any { return json.RawMessage(newBackup) }
 	return map[string]fit{
+		"GET /_matrix/client/v1/admin/lock/{userId}":                       administered,
+		"PUT /_matrix/client/v1/admin/lock/{userId}":                       administered,
+		"GET /_matrix/client/v1/admin/suspend/{userId}":                    administered,
+		"PUT /_matrix/client/v1/admin/suspend/{userId}":                    administered,
+		"POST /_matrix/client/v1/login/get_token":                          {status: 401},
+		"PUT /_matrix/media/v3/upload/{serverName}/{mediaId}":              {spends: true, values: at("mediaId", (*caller).promised)},
+		"GET /_matrix/client/v1/media/preview_url":                         {status: 404}, // not switched on
+		"GET /_matrix/media/v3/preview_url":                                {status: 404},
+		"GET /_matrix/media/v3/download/{serverName}/{mediaId}":            {status: 404}, // not without a token
+		"GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}": {status: 404},
+		"GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}":           {status: 404},
+		"POST " + v3 + "/search":                                           {body: fixed(object{"search_categories": object{"room_events": object{"search_term": "hi"}}})},
+		"GET " + v3 + "/room_keys/version":                                 {needs: (*caller).backup},
+		"POST " + v3 + "/room_keys/version":                                {body: backup},
+		"PUT " + v3 + "/room_keys/version/{version}":                       {body: backup},
+		"DELETE " + v3 + "/room_keys/version/{version}":                    {spends: true},
 		"POST " + v3 + "/login": {body: func(c *caller) any {
 			return object{"type": "m.login.password", "password": c.user("alice").Password, "identifier": object{"type": "m.id.user", "user": c.user("alice").ID}}
 		}},
@@ -257,11 +348,14 @@ func goodRequests() map[string]fit {
 // good makes the request of an operation that nothing is wrong with.
 func (c *caller) good(a *asked, f fit) *request {
 	c.t.Helper()
-	as := f.as
-	if as == "" {
-		as = "alice"
+	as := c.user("alice")
+	if f.as != nil {
+		as = f.as(c)
 	}
-	r := &request{as: c.user(as), method: a.method, pattern: a.path, path: map[string]string{}, query: map[string]string{}}
+	if f.needs != nil {
+		f.needs(c)
+	}
+	r := &request{as: as, method: a.method, pattern: a.path, path: map[string]string{}, query: map[string]string{}}
 	var special map[string]string
 	if f.values != nil {
 		special = f.values(c)
