@@ -29,44 +29,44 @@ var errAnew = errors.New("e2ee: the keys have changed meanwhile")
 //
 // https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3keysdevice_signingupload
 func (s *Service) uploadCrossSigningKeys(ctx context.Context, c *httpapi.Call, body *json.RawMessage) (*httpapi.Empty, error) {
-	keys, err := readCrossSigning(c.User, *body)
+	keys, proof, err := readCrossSigning(c.User, *body)
 	if err != nil {
 		return nil, err
 	}
 	// "User-Interactive Authentication MUST be performed for regular clients, except in these cases"
-	err = s.SetCrossSigning(ctx, c.User, keys, false)
-	if !errors.Is(err, errAnew) {
-		return nil, err
+	if len(keys) > 0 || !proof {
+		if err = s.SetCrossSigning(ctx, c.User, keys, false); !errors.Is(err, errAnew) {
+			return nil, err
+		}
 	}
-	confirmed, err := s.Confirm(ctx, c, *body)
+	confirmed, err := s.Confirm(ctx, c, *body) // a proof alone stands for the keys for which it was begun
 	if err != nil {
 		return nil, err
 	}
-	if keys, err = readCrossSigning(c.User, confirmed); err != nil {
+	if keys, _, err = readCrossSigning(c.User, confirmed); err != nil {
 		return nil, err
 	}
 	return nil, s.SetCrossSigning(ctx, c.User, keys, true)
 }
 
-// readCrossSigning returns the keys in a body.
-func readCrossSigning(user id.UserID, body json.RawMessage) (CrossSigning, error) {
+// readCrossSigning returns the keys in a body, and whether there is something to prove who sends it.
+func readCrossSigning(user id.UserID, body json.RawMessage) (keys CrossSigning, proof bool, err error) {
 	var in map[string]json.RawMessage
 	if err := json.Unmarshal(body, &in); err != nil {
-		return nil, mxerr.BadJSON
+		return nil, false, mxerr.BadJSON
 	}
-	keys := CrossSigning{}
+	keys = CrossSigning{}
 	for _, usage := range usages() {
 		raw := in[usage+"_key"]
 		if raw == nil || string(raw) == "null" {
 			continue
 		}
-		k, err := CheckCrossSigningKey(user, usage, raw)
-		if err != nil {
-			return nil, err
+		if keys[usage], err = CheckCrossSigningKey(user, usage, raw); err != nil {
+			return nil, false, err
 		}
-		keys[usage] = k
 	}
-	return keys, nil
+	auth := in["auth"]
+	return keys, auth != nil && string(auth) != "null", nil
 }
 
 // SetCrossSigning sets cross-signing keys of a local user, all or none. The self-signing and the user-signing key have to

@@ -130,11 +130,12 @@ func checkKeys(what string, raw []byte) ([]storage.OneTimeKey, error) {
 	if raw == nil {
 		return nil, nil
 	}
-	if !canonjson.IsObject(raw) {
+	compact, err := canonjson.AppendCompact(nil, raw)
+	if err != nil || !canonjson.IsObject(compact) {
 		return nil, mxerr.BadJSON.With("%s is no object", what)
 	}
 	var keys []storage.OneTimeKey
-	for members := canonjson.Open(raw); ; {
+	for members := canonjson.Open(compact); ; {
 		name, value, ok := members.Next()
 		if !ok {
 			return keys, nil
