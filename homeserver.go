@@ -125,6 +125,9 @@ type OldSigningKey struct {
 // Limits bound what callers may do. The zero value limits each user and address to a moderate rate.
 type Limits = httpapi.Limits
 
+// Calls says by which servers of the host the clients in a call reach each other.
+type Calls = rooms.Calls
+
 // Delays bounds the events that users schedule to be sent later (MSC4140).
 type Delays = rooms.Delays
 
@@ -209,6 +212,9 @@ type Config struct {
 	// share a room, and the members of rooms that anybody may join or read.
 	FindAllUsers bool
 
+	// Calls says by which servers of yours the clients in a call reach each other. The zero value has none.
+	Calls Calls
+
 	// Delays bounds the events that users schedule to be sent later, such as those by which calls end: by default a hundred
 	// of each user, within a day.
 	Delays Delays
@@ -266,6 +272,7 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("OldSigningKeys[%d] needs an id that begins with ed25519:, a key and the time of its end", i))
 		}
 	}
+	errs = append(errs, c.Calls.Validate())
 	errs = append(errs, c.Federation.faults()...)
 	return errors.Join(errs...)
 }

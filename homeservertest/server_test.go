@@ -20,6 +20,7 @@ import (
 // discoverable fills every .well-known file.
 func discoverable(cfg *homeserver.Config) {
 	cfg.BaseURL = "https://hs.test"
+	cfg.Admins = []string{"@alice:hs.test"}
 	cfg.Discovery = homeserver.Discovery{
 		Delegate: "hs.test:443",
 		Support:  auth.Support{Page: "https://hs.test/help"},

@@ -258,6 +258,10 @@ func nameRooms(alice *person, here string) {
 }
 
 func moderate(alice, bob *person, here string) {
+	first := bob.get(room(here) + "/messages?dir=f&limit=1")["chunk"].([]any)[0].(object)["event_id"].(string)
+	bob.post(room(here)+"/report/"+url.PathEscape(first), object{"reason": "dull"})
+	bob.post(room(here)+"/report", object{"reason": "dull"})
+	bob.post(v3+"/users/"+url.PathEscape(alice.user)+"/report", object{"reason": ""})
 	alice.post(room(here)+"/kick", object{"user_id": bob.user, "reason": "loud"})
 	alice.post(room(here)+"/ban", object{"user_id": bob.user})
 	bob.get(v3 + "/sync?filter=" + url.QueryEscape(`{"room":{"include_leave":true}}`))

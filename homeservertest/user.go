@@ -80,6 +80,9 @@ func (s *Server) Guest() *User {
 	return u
 }
 
+// Client is a client with an access token, which need not be valid; "" for none.
+func (s *Server) Client(token string) *User { return &User{server: s, Token: token} }
+
 // Login returns the same account on a new device.
 func (u *User) Login() *User {
 	u.server.t.Helper()

@@ -123,15 +123,19 @@ func (s *Service) replacement(ctx context.Context, rm Removal) (id.RoomID, error
 
 // empty takes the users of this server out of a room, and lets them forget it.
 func (s *Service) empty(ctx context.Context, r *roomstate.Room, out *Removed) {
-	var local []roomstate.Member
+	var members, others []roomstate.Member
 	r.Members(func(m roomstate.Member) bool {
-		if s.local(m.User) {
-			local = append(local, m)
+		switch {
+		case !s.local(m.User):
+		case m.Membership == "join":
+			members = append(members, m)
+		default:
+			others = append(others, m)
 		}
 		return true
 	})
 	var mu sync.Mutex // guards out
-	eachBeside(local, func(m roomstate.Member) {
+	one := func(m roomstate.Member) {
 		inside := m.Membership != "leave" && m.Membership != "ban"
 		err := s.putOut(ctx, r, m, inside, out.NewRoom)
 		if err != nil {
@@ -147,7 +151,9 @@ func (s *Service) empty(ctx context.Context, r *roomstate.Room, out *Removed) {
 		} else {
 			out.Left = append(out.Left, m.User)
 		}
-	})
+	}
+	eachBeside(others, one)
+	eachBeside(members, one) // as long as one is in it, the room is this server's
 	slices.Sort(out.Left)
 	slices.Sort(out.Failed)
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/tidwall/gjson"
 	"github.com/tidwall/sjson"
 
-	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/event"
+	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
@@ -105,6 +105,9 @@ func (s *Service) joinCall(ctx context.Context, c *httpapi.Call, room id.RoomID,
 	reason, ok := (*in)["reason"].(string)
 	if _, given := (*in)["reason"]; given && !ok {
 		return nil, mxerr.BadJSON.With("reason has to be a string")
+	}
+	if err := s.redeem(ctx, c, room); err != nil {
+		return nil, err
 	}
 	delete(*in, "third_party_signed") // a proof for the server, no part of the event
 	return &roomID{room}, s.SetMembership(ctx, Change{
@@ -284,7 +287,7 @@ func (s *Service) SetMembership(ctx context.Context, c Change) error {
 		}
 	}
 	if c.Membership == "invite" {
-		if err := s.checkInvitee(ctx, c.Target); err != nil && c.Sender != s.Notices.User {
+		if err := s.checkInvitee(ctx, c.Sender, c.Target); err != nil && c.Sender != s.Notices.User {
 			return err
 		}
 		if !s.local(c.Target) {
@@ -348,30 +351,37 @@ func (s *Service) setMembership(ctx context.Context, c Change) error {
 }
 
 // invitePermission is the account data by which a user says whether they take invites.
-const invitePermission = "m.invite_permission_config"
-
 // checkInvitee refuses to invite who is out of this server's reach, and who takes no invites.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#invite-permission
-func (s *Service) checkInvitee(ctx context.Context, user id.UserID) error {
+func (s *Service) checkInvitee(ctx context.Context, by, user id.UserID) error {
 	if !s.local(user) {
 		if s.Remote == nil {
 			return mxerr.Forbidden.With("this server does not federate: %s cannot be invited", user)
 		}
 		return nil
 	}
-	var config []byte
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		config, err = tx.AccountData(user, "", invitePermission)
-		return err
-	})
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil
-	}
-	if action, _ := canonjson.String(canonjson.Get(config, "default_action")); err == nil && action == "block" {
-		return mxerr.InviteBlocked
+	rules, err := s.inviteRules(ctx, user)
+	if err == nil && rules.Of(by) == eventauth.RefuseInvite {
+		err = mxerr.InviteBlocked
 	}
 	return err
+}
+
+// inviteRules returns whose invites a local user takes.
+func (s *Service) inviteRules(ctx context.Context, user id.UserID) (*eventauth.InviteRules, error) {
+	var permission, filter []byte
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		if permission, err = tx.AccountData(user, "", eventauth.InvitePermission); err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		filter, err = tx.AccountData(user, "", eventauth.InviteFilter)
+		return err
+	})
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return nil, err
+	}
+	return eventauth.ReadInviteRules(permission, filter), nil
 }
 
 // alreadySo reports whether nothing has to be done, or why it cannot be.

@@ -13,6 +13,7 @@ import (
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/internal/roomversion"
+	"github.com/embedmatrix/homeserver/storage"
 )
 
 // errHere says that this server is in the room after all, so that what was to be asked of others is for itself to do.
@@ -22,7 +23,7 @@ var errHere = errors.New("rooms: this server is in the room")
 // The error is errHere when this server has come into the room meanwhile.
 func (s *Service) elsewhere(ctx context.Context, c *Change) error {
 	if s.Remote == nil {
-		return unknownHere(c)
+		return s.abandoned(ctx, c)
 	}
 	leave, err := s.lanes.enter(ctx, c.Room) // of two who join, the second finds the room here
 	if err != nil {
@@ -41,6 +42,25 @@ func (s *Service) elsewhere(ctx context.Context, c *Change) error {
 		return s.leaveElsewhere(ctx, c)
 	}
 	return unknownHere(c)
+}
+
+// abandoned lets users turn down the invite to a room that everybody has left, and take a knock on it back: on a server
+// that talks with no other, all there is of the room is here.
+func (s *Service) abandoned(ctx context.Context, c *Change) error {
+	if c.Membership != "leave" {
+		return unknownHere(c)
+	}
+	r, err := s.Cache.Room(ctx, c.Room)
+	if errors.Is(err, storage.ErrNotFound) {
+		return unknownHere(c)
+	}
+	if err != nil {
+		return err
+	}
+	if m, ok := r.Member(c.Target); !ok || m.Membership != "invite" && m.Membership != "knock" {
+		return unknownHere(c)
+	}
+	return errHere
 }
 
 func unknownHere(c *Change) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/eventauth"
+	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
@@ -135,6 +136,28 @@ type Bound struct {
 	Room   id.RoomID
 	Sender id.UserID       // who has invited them
 	Signed json.RawMessage // by the identity server
+}
+
+// redeem makes an invite of the third-party invite that a client shows with its join: "the homeserver must verify that it
+// matches a pending m.room.third_party_invite event in the room, and perform key validity checking".
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#post_matrixclientv3roomsroomidjoin
+func (s *Service) redeem(ctx context.Context, c *httpapi.Call, room id.RoomID) error {
+	signed := gjson.GetBytes(c.Body, "third_party_signed")
+	if signed.Type == gjson.Null { // it is not there, or says nothing
+		return nil
+	}
+	var who struct {
+		Sender string `json:"sender"`
+	}
+	if err := json.Unmarshal([]byte(signed.Raw), &who); err != nil {
+		return mxerr.BadJSON.With("third_party_signed has to be an object")
+	}
+	sender, err := id.ParseUserID(who.Sender)
+	if err != nil {
+		return mxerr.InvalidParam.With("the sender in third_party_signed is not a user id")
+	}
+	return s.bind(ctx, c.User, Bound{Room: room, Sender: sender, Signed: json.RawMessage(signed.Raw)})
 }
 
 // bindTime is how long the invites of one binding may take.

@@ -1,6 +1,7 @@
 package syncing
 
 import (
+	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
 	"github.com/embedmatrix/homeserver/storage"
 )
@@ -101,7 +102,8 @@ func (p *place) changed() storage.Pos {
 //
 // "Servers must not send room invites from ignored users to clients."
 func (l *look) invitation(p *place) section {
-	if l.wishes.noInvites || l.wishes.ignores(p.member.Sender) || p.changed() <= l.from {
+	unwanted := l.wishes.invites.Of(p.member.Sender) != eventauth.TakeInvite || l.wishes.ignores(p.member.Sender)
+	if unwanted && (l.Notices == "" || p.member.Sender != l.Notices) || p.changed() <= l.from {
 		return untold
 	}
 	return invited

@@ -34,6 +34,9 @@ type Config struct {
 	Peers      Peers         // other servers, which are told of it; nil: none is
 	ServerName id.ServerName // this server's; needed for presence and for messages to devices
 
+	// Notices is who sends the server's notices, whose invites everybody is told of; "" for nobody.
+	Notices id.UserID
+
 	Keys   DeviceKeys // what devices have left of keys; nil: nothing
 	Outbox Outbox     // takes messages to devices of other servers; nil: they are passed over
 }

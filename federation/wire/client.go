@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/id"
+	"github.com/embedmatrix/homeserver/internal/mxerr"
 	"github.com/embedmatrix/homeserver/internal/signing"
 )
 
@@ -34,6 +35,8 @@ var (
 	ErrTooLarge = errors.New("wire: the answer is too large")
 	// ErrTooSlow: the answer did not come in time, or too few bytes of it.
 	ErrTooSlow = errors.New("wire: the answer is too slow")
+	// ErrNotAllowed: Config.Allowed keeps this server from talking with the destination. It is an mxerr.Forbidden.
+	ErrNotAllowed error = mxerr.Forbidden.With("this server does not talk with the other one")
 	// ErrClosed: the Client was closed.
 	ErrClosed = errors.New("wire: the client is closed")
 )
@@ -58,6 +61,9 @@ type Config struct {
 	// Dial opens a connection to an address, which is an IP address with a port and was allowed by Networks; it may
 	// lead through a proxy. Nil: a net.Dialer, whose every socket is checked once more.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Allowed says which servers may be asked anything. Nil: all.
+	Allowed func(id.ServerName) bool
 
 	// Networks says where connections may lead. Its zero value: to the public internet.
 	Networks Networks
@@ -203,6 +209,9 @@ func (c *Client) admit(r Request) error {
 	}
 	if r.Destination == c.cfg.Origin {
 		return errOwn
+	}
+	if c.cfg.Allowed != nil && !c.cfg.Allowed(r.Destination) {
+		return ErrNotAllowed
 	}
 	if until := c.backoff.until(r.Destination); !r.Force && !until.IsZero() {
 		return fmt.Errorf("%w: not before %s", ErrBackingOff, until.UTC().Format(time.RFC3339))
