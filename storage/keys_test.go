@@ -61,7 +61,9 @@ func TestOneTimeKeys(t *testing.T) {
 			}
 			return tx.InsertOneTimeKey(alice, "B", all[0])
 		})
-		known, err := ask(t, db, func(tx *storage.Tx) ([]storage.OneTimeKey, error) { return tx.OneTimeKeys(alice, "A", []string{"z", "n"}) })
+		known, err := ask(t, db, func(tx *storage.Tx) ([]storage.OneTimeKey, error) {
+			return tx.OneTimeKeys(alice, "A", []string{"z", "n"})
+		})
 		require.NoError(t, err)
 		require.ElementsMatch(t, []storage.OneTimeKey{all[0], all[2]}, known)
 		counts, err := ask(t, db, func(tx *storage.Tx) ([]storage.KeyCount, error) { return tx.KeyCounts(alice, "A") })
@@ -190,7 +192,9 @@ func TestCrossSigningKeys(t *testing.T) {
 		require.ElementsMatch(t, []storage.KeySignature{own}, seen(""))
 		require.ElementsMatch(t, []storage.KeySignature{own}, seen(alice))
 		require.ElementsMatch(t, []storage.KeySignature{own, foreign}, seen(bob))
-		change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteSignaturesBy(bob, []string{"ed25519:u", "x"}) })
+		change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
+			return tx.DeleteSignaturesBy(bob, []string{"ed25519:u", "x"})
+		})
 		require.ElementsMatch(t, []storage.KeySignature{own}, seen(bob))
 		change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteKeySignatures(alice, []string{"A"}) })
 		require.Empty(t, seen(alice))

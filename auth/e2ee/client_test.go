@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -155,7 +156,8 @@ func shareRoom(t testing.TB, devices ...*device) string {
 	t.Helper()
 	room := devices[0].CreateRoom(homeservertest.Public)
 	for _, d := range devices[1:] {
-		d.MustJoin(room)
+		_, server, _ := strings.Cut(devices[0].ID, ":")
+		d.Do("POST", v3+"/join/"+escape(room)+"?via="+server, M{}).WantOK()
 	}
 	return room
 }
