@@ -27,10 +27,12 @@ const (
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3roomsroomideventeventid
 func (s *Service) getOneRoomEvent(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*rawJSON, error) {
 	rd, err := s.reader(ctx, c)
-	if errors.Is(err, mxerr.Forbidden) {
+	switch {
+	case errors.Is(err, mxerr.Forbidden) && rd != nil && rd.now.Membership == "invite":
+		// "If the user's membership was invite, and the history_visibility was set to invited, allow."
+	case errors.Is(err, mxerr.Forbidden):
 		return nil, unknownEvent() // whether there is such an event is nobody else's business
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	e, err := rd.event(ctx, c.EventID("eventId"))
