@@ -34,7 +34,7 @@ type dir struct {
 const leftover = 24 * time.Hour
 
 func (d *dir) Put(ctx context.Context, key string, r io.Reader, size int64) error {
-	if err := checkKey(key); err != nil {
+	if err := CheckKey(key); err != nil {
 		return err
 	}
 	d.sweep.Do(d.removeLeftovers)

@@ -45,7 +45,8 @@ type Store interface {
 
 const maxKey = 255 // bytes, of the Store contract
 
-func checkKey(key string) error {
+// CheckKey returns an error for what is no key: for those who implement a Store.
+func CheckKey(key string) error {
 	if key == "" || len(key) > maxKey {
 		return fmt.Errorf("media: key of %d bytes, must be 1 to %d", len(key), maxKey)
 	}

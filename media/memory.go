@@ -19,7 +19,7 @@ type memory struct {
 }
 
 func (m *memory) Put(ctx context.Context, key string, r io.Reader, size int64) error {
-	if err := checkKey(key); err != nil {
+	if err := CheckKey(key); err != nil {
 		return err
 	}
 	var file bytes.Buffer
