@@ -3,6 +3,7 @@
 package s3
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -80,6 +81,11 @@ func (b *bucket) Put(ctx context.Context, key string, r io.Reader, size int64) e
 	options := minio.PutObjectOptions{ContentType: "application/octet-stream", DisableContentSha256: true}
 	if size < 0 {
 		options.PartSize = partSize
+		buffered := bufio.NewReader(r)
+		if _, err := buffered.Peek(1); errors.Is(err, io.EOF) {
+			size = 0 // there is no empty part
+		}
+		r = buffered
 	}
 	exact := &exactReader{of: r, ctx: ctx, left: size, known: size >= 0}
 	if err := exact.ended(); err != nil { // a client that has nothing to send reads nothing
