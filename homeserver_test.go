@@ -112,6 +112,9 @@ func TestValidate(t *testing.T) {
 		"room version": func(c *homeserver.Config) { c.RoomVersion = "99" },
 		"admins":       func(c *homeserver.Config) { c.Admins = []string{"alice"} },
 		"key servers":  func(c *homeserver.Config) { c.Federation.TrustedKeyServers = []string{"not a name"} },
+		"allowed":      func(c *homeserver.Config) { c.Federation.Allow = []string{"not a name"} },
+		"notices":      func(c *homeserver.Config) { c.ServerNotices.Localpart = "Not A Name" },
+		"former keys":  func(c *homeserver.Config) { c.OldSigningKeys = []homeserver.OldSigningKey{{ID: "ed25519:a"}} },
 		"networks":     func(c *homeserver.Config) { c.Federation.DenyNets = make([]netip.Prefix, 1) },
 		"roots":        func(c *homeserver.Config) { c.Federation.ExtraRoots = make([]*x509.Certificate, 1) },
 	} {

@@ -80,7 +80,7 @@ func TestJoinWithContent(t *testing.T) {
 	hs := homeservertest.New(t)
 	alice, bob := hs.User("alice"), hs.User("bob")
 	room := alice.CreateRoom(homeservertest.Public)
-	bob.Do("POST", v3+"/join/"+room, map[string]any{"foo": "bar", "membership": "ban", "join_authorised_via_users_server": "@x:y", "third_party_signed": map[string]any{}}).WantOK()
+	bob.Do("POST", v3+"/join/"+room, map[string]any{"foo": "bar", "membership": "ban", "join_authorised_via_users_server": "@x:y"}).WantOK()
 	require.JSONEq(t, `{"foo":"bar","membership":"join"}`, string(alice.State(room, "m.room.member", bob.ID).WantOK().Body))
 	bob.Do("POST", v3+"/join/"+room, []byte(`{"reason":1}`)).WantError(400, "M_BAD_JSON")
 }
@@ -214,6 +214,27 @@ func TestBlockedInvites(t *testing.T) {
 	permit(map[string]any{"default_action": "block"})
 	require.Equal(t, "invite", alice.State(room, "m.room.member", bob.ID).WantOK().Get("membership").String())
 	bob.MustJoin(room)
+}
+
+// MSC4155: invites of those whom somebody has blocked are refused, at every endpoint; of those who are ignored they are not.
+func TestInviteFilter(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob, carol := hs.User("alice"), hs.User("bob"), hs.User("carol")
+	room, hers := alice.CreateRoom(homeservertest.Private), carol.CreateRoom(homeservertest.Private)
+	filter := func(config map[string]any) {
+		bob.Do("PUT", v3+"/user/"+bob.ID+"/account_data/org.matrix.msc4155.invite_permission_config", config).WantOK()
+	}
+	filter(map[string]any{"blocked_users": []string{"@al*:hs.test"}, "ignored_servers": []string{"hs.test"}})
+	alice.Invite(room, bob).WantError(403, "M_INVITE_BLOCKED")
+	alice.SetState(room, "m.room.member", bob.ID, map[string]any{"membership": "invite"}).WantError(403, "M_INVITE_BLOCKED")
+	alice.Do("POST", v3+"/createRoom", map[string]any{"invite": []string{bob.ID}}).WantError(403, "M_INVITE_BLOCKED")
+	alice.Do("POST", v3+"/createRoom", map[string]any{"initial_state": []any{
+		map[string]any{"type": "m.room.member", "state_key": bob.ID, "content": map[string]any{"membership": "invite"}},
+	}}).WantError(403, "M_INVITE_BLOCKED")
+	carol.MustInvite(hers, bob)
+	bob.MustJoin(hers)
+	filter(map[string]any{"blocked_users": []string{"@al*:hs.test"}, "allowed_users": []string{alice.ID}})
+	alice.MustInvite(room, bob)
 }
 
 // ME-06: a room is told of an invite only if the invitee's server has signed it, and this server asks no other yet.

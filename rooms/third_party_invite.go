@@ -157,6 +157,9 @@ func (s *Service) redeem(ctx context.Context, c *httpapi.Call, room id.RoomID) e
 	if err != nil {
 		return mxerr.InvalidParam.With("the sender in third_party_signed is not a user id")
 	}
+	if _, err := s.roomOf(ctx, room, c.User); err == nil {
+		return nil // who is in the room needs no invite
+	}
 	return s.bind(ctx, c.User, Bound{Room: room, Sender: sender, Signed: json.RawMessage(signed.Raw)})
 }
 
