@@ -106,11 +106,12 @@ type blueprint struct {
 	// noticesTo is whose room of notices this will be; "" for any other room
 	noticesTo id.UserID
 	others    []id.UserID // users of other servers who are to be invited: once the room is there
+	calls     bool        // everybody may be in a call of many
 }
 
 // blueprint checks a wish before anything is made.
 func (s *Service) blueprint(ctx context.Context, creator id.UserID, n NewRoom) (*blueprint, error) {
-	b := &blueprint{NewRoom: n, creator: creator, profiles: map[id.UserID][2]string{}}
+	b := &blueprint{NewRoom: n, creator: creator, profiles: map[id.UserID][2]string{}, calls: len(s.Calls.LiveKit) > 0}
 	if err := b.preset(); err != nil {
 		return nil, err
 	}
@@ -228,7 +229,7 @@ func (s *Service) checkBlueprint(ctx context.Context, b *blueprint) error {
 			return mxerr.BadJSON.With("initial_state needs a type and a content")
 		}
 		if st.Type == "m.room.member" {
-			if err := s.checkMember(ctx, &Draft{StateKey: &st.StateKey, Content: st.Content}); err != nil {
+			if err := s.checkMember(ctx, &Draft{Sender: b.creator, StateKey: &st.StateKey, Content: st.Content}); err != nil {
 				return err
 			}
 		}
@@ -238,7 +239,7 @@ func (s *Service) checkBlueprint(ctx context.Context, b *blueprint) error {
 			return mxerr.InvalidParam.With("%q is no user id", user)
 		}
 		if user != b.creator && b.creator != s.Notices.User { // notices reach everybody
-			if err := s.checkInvitee(ctx, user); err != nil {
+			if err := s.checkInvitee(ctx, b.creator, user); err != nil {
 				return err
 			}
 		}
@@ -279,7 +280,7 @@ func (s *Service) lay(ctx context.Context, b *blueprint) (*roomstate.Pending, id
 	}
 	if b.alias != "" || b.Visibility == "public" {
 		w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return b.list(tx, w.Num) })
-		w.Act().Committed = func(storage.Pos) { s.listing.mark(w.Num) }
+		w.Act().Then(func(storage.Pos) { s.listing.mark(w.Num) })
 	}
 	if b.noticesTo != "" {
 		s.keepNoticeRoom(w, b.noticesTo)
@@ -430,14 +431,18 @@ func (b *blueprint) powerLevels() map[string]any {
 	if b.Preset == "public_chat" { // who may invite lets others pass by the join rules too
 		invite = 50
 	}
+	events := map[string]any{
+		"m.room.name": 50, "m.room.avatar": 50, "m.room.canonical_alias": 50, "m.room.power_levels": 100,
+		"m.room.history_visibility": 100, "m.room.encryption": 100, "m.room.server_acl": 100,
+		"m.room.tombstone": tombstone,
+	}
+	if b.calls {
+		events[callMember] = 0
+	}
 	levels := map[string]any{
 		"users": users, "users_default": 0, "events_default": 0, "state_default": 50,
 		"ban": 50, "kick": 50, "redact": 50, "invite": invite,
-		"events": map[string]any{
-			"m.room.name": 50, "m.room.avatar": 50, "m.room.canonical_alias": 50, "m.room.power_levels": 100,
-			"m.room.history_visibility": 100, "m.room.encryption": 100, "m.room.server_acl": 100,
-			"m.room.tombstone": tombstone,
-		},
+		"events": events,
 	}
 	maps.Copy(levels, b.PowerOverride)
 	return levels

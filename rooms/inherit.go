@@ -36,11 +36,11 @@ func (s *Service) inherit(w *roomstate.Writer, user id.UserID) error {
 		changed, err = inheritData(tx, user, old.ID, w.ID, lastOf(act, first))
 		return err
 	})
-	act.Committed = func(first storage.Pos) {
+	act.Then(func(first storage.Pos) {
 		for _, room := range changed {
 			s.Hub.Record(notify.Change{Pos: lastOf(act, first), Kind: notify.AccountData, Room: room, User: user})
 		}
-	}
+	})
 	return nil
 }
 

@@ -177,9 +177,9 @@ func (s *Service) keepNoticeRoom(w *roomstate.Writer, user id.UserID) {
 		}
 		return tagNotices(tx, user, room, lastOf(act, first))
 	})
-	act.Committed = func(first storage.Pos) {
+	act.Then(func(first storage.Pos) {
 		s.Hub.Record(notify.Change{Pos: lastOf(act, first), Kind: notify.AccountData, Room: room, User: user})
-	}
+	})
 }
 
 // tagNotices marks a room as one of notices, beside the tags that its user has given it.

@@ -103,7 +103,7 @@ func (s *Service) replace(ctx context.Context, room id.RoomID, b *blueprint) (*r
 		return nil, "", err
 	}
 	old.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, old.Num, w.Num) })
-	old.Act().Committed = func(storage.Pos) { s.listing.mark(old.Num, w.Num) }
+	old.Act().Then(func(storage.Pos) { s.listing.mark(old.Num, w.Num) })
 	return old.Queue(), w.ID, nil
 }
 

@@ -110,6 +110,19 @@ func (a *Act) Also(do func(tx *Tx, first Pos) error) {
 	}
 }
 
+// Then calls fn after the commit, behind what is called already: see Committed.
+func (a *Act) Then(fn func(first Pos)) {
+	before := a.Committed
+	if before == nil {
+		a.Committed = fn
+		return
+	}
+	a.Committed = func(first Pos) {
+		before(first)
+		fn(first)
+	}
+}
+
 // Move queues the act's change of a room's head.
 func (a *Act) Move(w RoomWrite) { a.rooms = append(a.rooms, w) }
 
