@@ -21,6 +21,7 @@ type liar struct {
 	about atomic.Value // kind
 	lies  atomic.Int64
 	proxy http.Handler
+	claimed
 }
 
 func newLiar(t *testing.T, target string) *liar {
@@ -30,6 +31,7 @@ func newLiar(t *testing.T, target string) *liar {
 	proxy := httputil.NewSingleHostReverseProxy(to)
 	proxy.ErrorLog = log.New(io.Discard, "", 0) // requests are broken off when a load stops
 	l := &liar{proxy: proxy}
+	proxy.ModifyResponse = l.note
 	l.lieAbout("")
 	server := httptest.NewServer(l)
 	t.Cleanup(server.Close)
@@ -43,6 +45,10 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k := kind(r.Header.Get(kindHeader))
 	if k == "" || k != l.about.Load() {
 		l.proxy.ServeHTTP(w, r)
+		return
+	}
+	if k == keyClaims {
+		l.repeat(w)
 		return
 	}
 	n := l.lies.Add(1)

@@ -31,6 +31,7 @@ type load struct {
 type account struct {
 	user     string
 	token    string // of the writers' device, which is never logged out
+	device   string
 	password *cell
 }
 
@@ -82,7 +83,7 @@ func (l *load) register(t *testing.T, name string) *account {
 	session := register(t, l.client, name)
 	password := &cell{kind: passwords, name: "password of " + session.User, acked: firstPassword}
 	password.look = passwordOf(l.client, session.User, password)
-	return &account{user: session.User, token: session.Token, password: password}
+	return &account{user: session.User, token: session.Token, device: session.Device, password: password}
 }
 
 type roomID struct {

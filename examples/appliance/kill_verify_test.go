@@ -14,6 +14,7 @@ func (l *load) verify(ctx context.Context) []error {
 	for _, w := range l.writers {
 		found = append(found, w.journal.faults...)
 		found = append(found, w.repeat(ctx)...)
+		found = append(found, w.keys.verify(ctx, w.client)...)
 	}
 	found = append(found, l.verifyThings(ctx)...)
 	for _, room := range l.rooms {

@@ -30,11 +30,14 @@ const (
 	creations       kind = "create room"
 	leaves          kind = "leave"
 	forgets         kind = "forget"
+	keyUploads      kind = "key upload"
+	keyClaims       kind = "key claim"
 )
 
 var kinds = []kind{
 	sends, states, redactions, accountData, roomData, tags, receipts, privateReceipts, readMarkers, profiles, aliases,
 	aliasRemovals, filters, logins, logouts, passwords, creations, leaves, forgets,
+	keyUploads, keyClaims,
 }
 
 // weights says how often a writer does what; what has to follow something else does nothing when there is none.
@@ -58,6 +61,8 @@ var weights = []struct {
 	{40, []kind{logins, logouts}, (*writer).session},
 	{15, []kind{passwords}, (*writer).setPassword},
 	{30, []kind{creations, leaves, forgets}, (*writer).ownRoom},
+	{40, []kind{keyUploads}, (*writer).uploadKeys},
+	{120, []kind{keyClaims}, (*writer).claimKey},
 }
 
 // writer writes one thing after the other, as fast as it is answered, and keeps a journal.
@@ -80,13 +85,14 @@ type writer struct {
 	named    string            // an alias of its that is there
 	own      string            // a room of its own that is not forgotten
 	passed   map[string]string // the event of its last receipt or marker, by thing
+	keys     *oneTimeKeys
 }
 
 func newWriter(l *load, a *account, index, n int, random *rand.Rand) *writer {
 	w := &writer{
 		load: l, account: a, client: l.client.as(a.token), index: index, first: n == 0, random: random,
 		last: make(map[string]string), redacted: make(map[string]bool), things: make(map[string]*cell),
-		passed: make(map[string]string),
+		passed: make(map[string]string), keys: newOneTimeKeys(a, index),
 	}
 	for i, room := range l.rooms {
 		if i%killWriters == n {
