@@ -18,7 +18,7 @@ import (
 // duties counts the duties of each area that has a row for every one of them.
 var duties = map[string]int{
 	"SB": 32, "DI": 7, "AU": 19, "UI": 22, "LO": 15, "RE": 14, "CA": 4, "DM": 5, "FI": 13, "EV": 17, "SY": 44, "RC": 23,
-	"ME": 27, "ST": 16, "HV": 8, "PA": 24, "AD": 7, "RV": 8, "AR": 15, "PT": 13, "PR": 7,
+	"ME": 27, "ST": 16, "HV": 8, "PA": 24, "AD": 7, "RV": 8, "AR": 15, "PT": 13, "PR": 7, "MD": 18,
 	"SR": 11, "FD": 20, "FT": 15, "FP": 26, "FH": 15, "FM": 15, "FQ": 13, "MO": 10, "LK": 7, "DR": 18,
 }
 
