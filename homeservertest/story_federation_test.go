@@ -34,6 +34,7 @@ func federate(t *testing.T, network *homeservertest.Network, server *homeservert
 	joined.Send(server, peer.Text(peer.UserID("dave"), "hi"))
 	carol.Expect(room, homeservertest.Text("hi"))
 	peer.Leave(server, room, peer.UserID("dave")).WantOK()
+	askForUsersKeys(peer, server, carol)
 	askToComeIn(peer, server, carol)
 	bringProof(peer, server, carol)
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -125,6 +126,7 @@ func tell(t *testing.T, client *http.Client) {
 	here := gather(alice, bob)
 	talk(alice, bob, here)
 	listen(alice, bob, here)
+	encrypt(alice, bob)
 	nameRooms(alice, here)
 	moderate(alice, bob, here)
 	replace(alice, bob, here)
@@ -232,9 +234,34 @@ func listen(alice, bob *person, here string) {
 	alice.get(v3 + "/initialSync?limit=2")
 	latest := alice.get(room(here) + "/initialSync?limit=2")["messages"].(object)["chunk"].([]any)
 	alice.get(v3 + "/events/" + url.PathEscape(latest[0].(object)["event_id"].(string)))
+	callOthers(alice, here)
 	update := alice.get(v3 + "/sync?timeout=1000&since=" + url.QueryEscape(since))
 	require.Contains(alice.t, update["rooms"].(object)["join"], here)
 	alice.get(v3 + "/sync?full_state=true&use_state_after=true&since=" + url.QueryEscape(since))
+}
+
+// callOthers uses what calls need, and what stands for people and places elsewhere.
+func callOthers(alice *person, here string) {
+	alice.get(v3 + "/voip/turnServer")
+	alice.get("/_matrix/client/unstable/org.matrix.msc4143/rtc/transports")
+	for _, path := range []string{
+		"protocols", "protocol/irc", "location/irc?channel=go", "location?alias=%23irc_go:hs.test", "user/irc?nick=bob", "user?userid=@irc_bob:hs.test",
+	} {
+		alice.get(v3 + "/thirdparty/" + path)
+	}
+	const delayed = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
+	for i, action := range []string{"cancel", "restart", "send"} {
+		leave := room(here) + "/state/org.example.call/" + strconv.Itoa(i) + "?org.matrix.msc4140.delay=60000"
+		id := alice.put(leave, object{"a": i})["delay_id"].(string)
+		alice.get(delayed)
+		alice.post(delayed+"/"+id+"/"+action, object{})
+		if action == "restart" {
+			alice.post(delayed+"/"+id, object{"action": "cancel"})
+		}
+	}
+	mine := "/_matrix/client/unstable/org.matrix.msc3391/user/" + url.PathEscape(alice.user)
+	alice.ask(200, "DELETE", mine+"/account_data/org.example.note", nil)
+	alice.ask(200, "DELETE", mine+"/rooms/"+url.PathEscape(here)+"/account_data/org.example.note", nil)
 }
 
 func nameRooms(alice *person, here string) {
