@@ -25,7 +25,7 @@ type listing struct {
 	// loaded is set once rooms has all published rooms; reading before, while they are read.
 	loaded, reading bool
 	rooms           map[int64]*listed  // by number; those that are not shown too
-	order           []*listed          // those that are shown, by rank
+	order           []*listed          // those that are shown, by rank; replaced, never changed
 	federated       int                // how many of them other servers are told of
 	stale           map[int64]struct{} // numbers of rooms to be read again, published or not
 }
@@ -84,30 +84,35 @@ func (l *listing) take() []int64 {
 	return list
 }
 
-// put gives a room its place, or takes it out of the directory if r is nil.
-func (l *listing) put(num int64, r *listed) {
+// put gives rooms their places; those of which nothing was read are not in the directory any more.
+func (l *listing) put(nums []int64, read map[int64]*listed) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if old := l.rooms[num]; old != nil && old.shown {
-		i, _ := l.find(old.rank)
-		l.order = slices.Delete(l.order, i, i+1)
-		l.federated -= count(old.federated)
-	}
-	if r == nil {
+	order := slices.Clone(l.order) // the old one may be looked at
+	for _, num := range nums {
+		if old := l.rooms[num]; old != nil && old.shown {
+			i, _ := find(order, old.rank)
+			order = slices.Delete(order, i, i+1)
+			l.federated -= count(old.federated)
+		}
 		delete(l.rooms, num)
-		return
+		r := read[num]
+		if r == nil {
+			continue
+		}
+		l.rooms[num] = r
+		if r.shown {
+			i, _ := find(order, r.rank)
+			order = slices.Insert(order, i, r)
+			l.federated += count(r.federated)
+		}
 	}
-	l.rooms[num] = r
-	if r.shown {
-		i, _ := l.find(r.rank)
-		l.order = slices.Insert(l.order, i, r)
-		l.federated += count(r.federated)
-	}
+	l.order = order
 }
 
-// find returns where in the order a place is or would be.
-func (l *listing) find(at rank) (int, bool) {
-	return slices.BinarySearchFunc(l.order, at, func(r *listed, at rank) int { return r.compare(at) })
+// find returns where in an order a room of a rank is or would be.
+func find(order []*listed, at rank) (int, bool) {
+	return slices.BinarySearchFunc(order, at, func(r *listed, at rank) int { return r.compare(at) })
 }
 
 func count(b bool) int {
@@ -218,9 +223,7 @@ func (s *Service) readAgain(ctx context.Context, nums []int64) error {
 			return err
 		}
 	}
-	for _, num := range nums {
-		s.listing.put(num, read[num])
-	}
+	s.listing.put(nums, read)
 	return nil
 }
 
@@ -254,7 +257,7 @@ func newListed(row storage.Listing) (*listed, error) {
 	if err := json.Unmarshal(row.Summary, &told); err != nil {
 		return nil, fmt.Errorf("what is noted of room %d: %w", row.Room, err)
 	}
-	r.shown, r.members, r.kind = true, told.NumJoinedMembers, told.RoomType
+	r.shown, r.members, r.kind = true, told.NumJoinedMembers, clip(told.RoomType, 255)
 	r.sought = sought(&told)
 	return r, nil
 }
@@ -301,59 +304,64 @@ type stand struct {
 	total  int   // how many rooms the directory has for who asks
 }
 
-// after returns at most limit rooms that stand behind a place, nil for the beginning.
-func (l *listing) after(from *rank, limit int, w *wanted) stand {
+// look returns the order of the directory as it is now, and how many rooms it has for who asks. The order never changes.
+func (l *listing) look(w *wanted) (order []*listed, total int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if w.federated {
+		return l.order, l.federated
+	}
+	return l.order, len(l.order)
+}
+
+// after returns at most limit rooms that stand behind a place, nil for the beginning.
+func (l *listing) after(from *rank, limit int, w *wanted) stand {
+	order, total := l.look(w)
 	first := 0
 	if from != nil {
-		first = l.behindLocked(*from)
+		first = behind(order, *from)
 	}
 	end := first
-	for taken := 0; end < len(l.order) && taken < limit; end++ {
-		taken += count(w.takes(l.order[end]))
+	for taken := 0; end < len(order) && taken < limit; end++ {
+		taken += count(w.takes(order[end]))
 	}
-	return l.pageLocked(first, end, w)
+	return cut(order, first, end, total, w)
 }
 
 // upTo returns at most limit rooms that stand before a place or at it, the last ones.
 func (l *listing) upTo(at rank, limit int, w *wanted) stand {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	end := l.behindLocked(at)
+	order, total := l.look(w)
+	end := behind(order, at)
 	first := end
 	for taken := 0; first > 0 && taken < limit; first-- {
-		taken += count(w.takes(l.order[first-1]))
+		taken += count(w.takes(order[first-1]))
 	}
-	p := l.pageLocked(first, end, w)
+	p := cut(order, first, end, total, w)
 	if end == 0 && p.behind != nil {
 		p.behind = &at
 	}
 	return p
 }
 
-// behindLocked is where in the order the rooms begin that stand behind a place.
-func (l *listing) behindLocked(at rank) int {
-	i, found := l.find(at)
+// behind is where in an order the rooms begin that stand behind a place.
+func behind(order []*listed, at rank) int {
+	i, found := find(order, at)
 	return i + count(found)
 }
 
-func (l *listing) pageLocked(first, end int, w *wanted) (p stand) {
-	for _, r := range l.order[first:end] {
+// cut takes from an order what is wanted of a stretch of it.
+func cut(order []*listed, first, end, total int, w *wanted) stand {
+	p := stand{total: total}
+	for _, r := range order[first:end] {
 		if w.takes(r) {
 			p.nums = append(p.nums, r.num)
 		}
 	}
-	if slices.ContainsFunc(l.order[:first], w.takes) {
-		p.before = &rank{l.order[first-1].members, l.order[first-1].num}
+	if slices.ContainsFunc(order[:first], w.takes) {
+		p.before = &order[first-1].rank
 	}
-	if slices.ContainsFunc(l.order[end:], w.takes) {
-		last := l.order[max(0, end-1)]
-		p.behind = &rank{last.members, last.num}
-	}
-	p.total = len(l.order)
-	if w.federated {
-		p.total = l.federated
+	if slices.ContainsFunc(order[end:], w.takes) {
+		p.behind = &order[max(0, end-1)].rank
 	}
 	return p
 }

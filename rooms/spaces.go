@@ -33,7 +33,7 @@ const (
 	maxFamilies       = 4 << 20          // bytes
 	hierarchiesLast   = 5 * time.Minute
 	maxHierarchies    = 16 << 20 // bytes
-	maxHierarchyAsked = 16       // questions to other servers at once
+	maxHierarchyAsked = 64       // questions to other servers at once
 )
 
 // spaces is what is remembered between requests about spaces. Nothing of it is needed: it is gone after a restart.
