@@ -78,7 +78,7 @@ func TestClaimsAtOnce(t *testing.T) {
 }
 
 // C-83: a fallback key is given out when nothing else is left, again and again, and /sync tells that it was.
-func TestFallbackKey(t *testing.T) {
+func TestC83FallbackKeys(t *testing.T) {
 	hs := homeservertest.New(t)
 	d := users(t, hs, "alice", "bob")
 	alice, bob := d[0], d[1]

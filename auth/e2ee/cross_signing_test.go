@@ -238,7 +238,7 @@ func TestSignaturesAreSeen(t *testing.T) {
 }
 
 // C-79, EK-12: each signature fails by itself, and nothing of it is stored.
-func TestSignaturesRefused(t *testing.T) {
+func TestC79SignaturesRefused(t *testing.T) {
 	hs := homeservertest.New(t)
 	d := users(t, hs, "alice", "bob", "carol")
 	alice, bob, carol := d[0], d[1], d[2]

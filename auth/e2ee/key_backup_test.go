@@ -145,7 +145,7 @@ func TestBackupReplacement(t *testing.T) {
 }
 
 // KB-04, KB-07, C-84.
-func TestBackupRefuses(t *testing.T) {
+func TestC84BackupRefuses(t *testing.T) {
 	hs := homeservertest.New(t)
 	d := users(t, hs, "alice", "bob")
 	alice, bob := d[0], d[1]
@@ -181,7 +181,7 @@ func TestBackupRefuses(t *testing.T) {
 }
 
 // C-84: many keys at once, uploads beside the deletion of the backup.
-func TestBackupLarge(t *testing.T) {
+func TestC84LargeBackups(t *testing.T) {
 	hs := homeservertest.New(t)
 	alice := newDevice(t, hs.User("alice"))
 	v := alice.newBackup()

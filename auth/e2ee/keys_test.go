@@ -146,7 +146,7 @@ func TestUploadAgain(t *testing.T) {
 }
 
 // C-81: the identity of a device cannot change. Keys that a device has not signed are nobody's identity.
-func TestIdentityKeysStay(t *testing.T) {
+func TestC81IdentityKeysStay(t *testing.T) {
 	hs := homeservertest.New(t)
 	alice, bob := newDevice(t, hs.User("alice")), newDevice(t, hs.User("bob"))
 	first, second := alice.bare(), alice.bare()
@@ -243,7 +243,7 @@ func TestQuery(t *testing.T) {
 }
 
 // C-89: whether there is such a user cannot be seen.
-func TestQueryTellsNothingOfAccounts(t *testing.T) {
+func TestC89QueryTellsNothingOfAccounts(t *testing.T) {
 	hs := homeservertest.New(t)
 	d := users(t, hs, "alice", "bob", "gone")
 	gone := d[2]
@@ -280,7 +280,7 @@ func TestQueryRefuses(t *testing.T) {
 }
 
 // C-73: bounds of users, devices and keys.
-func TestBounds(t *testing.T) {
+func TestC73KeysAreBounded(t *testing.T) {
 	hs := homeservertest.New(t)
 	alice := newDevice(t, hs.User("alice"))
 	many := M{}
@@ -312,7 +312,7 @@ func TestBounds(t *testing.T) {
 }
 
 // C-88: a device takes its keys along.
-func TestDeleteDevice(t *testing.T) {
+func TestC88DeletedDevices(t *testing.T) {
 	hs := homeservertest.New(t)
 	d := users(t, hs, "alice", "bob")
 	alice, bob := d[0], d[1]
