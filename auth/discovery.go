@@ -103,11 +103,14 @@ func unstableFeatures() map[string]bool {
 		"io.element.e2ee_forced.trusted_private": false,
 
 		"org.matrix.msc2285.stable": true, // private read receipts
+		"org.matrix.msc3391":        true, // deletion of account data
 		"org.matrix.msc3440.stable": true, // threads
 		"org.matrix.msc3771":        true, // receipts of threads
+		"org.matrix.msc3827.stable": true, // the directory by types of rooms
 		"org.matrix.msc3874":        true, // filters by rel_type
 		"org.matrix.msc3912":        true, // redactions with what relates to an event
 		"org.matrix.msc3981":        true, // /relations with recurse
+		"org.matrix.msc4155":        true, // whose invites are taken
 		"org.matrix.msc4306":        true, // subscriptions to threads
 
 		"uk.half-shot.msc2666.query_mutual_rooms":        true,
