@@ -125,6 +125,9 @@ type OldSigningKey struct {
 // Limits bound what callers may do. The zero value limits each user and address to a moderate rate.
 type Limits = httpapi.Limits
 
+// ThirdPartyNetworks are networks to which bridges lead.
+type ThirdPartyNetworks = rooms.ThirdPartyNetworks
+
 // Calls says by which servers of the host the clients in a call reach each other.
 type Calls = rooms.Calls
 
@@ -211,6 +214,9 @@ type Config struct {
 	// FindAllUsers lets the user directory find every user of this server. Otherwise somebody finds those with whom they
 	// share a room, and the members of rooms that anybody may join or read.
 	FindAllUsers bool
+
+	// Networks are other networks to which the host bridges. Nil: there are none.
+	Networks ThirdPartyNetworks
 
 	// Calls says by which servers of yours the clients in a call reach each other. The zero value has none.
 	Calls Calls

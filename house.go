@@ -114,7 +114,7 @@ func newRooms(cfg Config, server id.ServerName, key signing.Key, h *house, cache
 		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Presence: h.presence, Now: cfg.Now,
 		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, PrivateDirectory: cfg.PrivateDirectory, FindAllUsers: cfg.FindAllUsers, Log: cfg.Logger,
 	}
-	c.Delays, c.Calls = cfg.Delays, cfg.Calls
+	c.Delays, c.Calls, c.Networks = cfg.Delays, cfg.Calls, cfg.Networks
 	h.peers.remote(&c)
 	c.Notices, c.MayChange, c.OnReport = noticesOf(cfg, server), cfg.ProfileFields.MayChange, cfg.Hooks.OnReport
 	service := rooms.New(c)

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -59,7 +60,8 @@ func (w *watched) RoundTrip(r *http.Request) (*http.Response, error) {
 		served.Body = http.NoBody
 	}
 	w.to.ServeHTTP(recorder, served)
-	if w.spec != nil {
+	beyond := strings.Contains(r.URL.RawQuery, "org.matrix.msc") // a parameter that may make it another answer
+	if w.spec != nil && !beyond {
 		err := w.spec.Judge(r.Method, r.URL.EscapedPath(), recorder.Code, recorder.Header(), recorder.Body.Bytes())
 		if err != nil {
 			w.t.Errorf("answer does not fit the specification: %v", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/embedmatrix/homeserver"
 	"github.com/embedmatrix/homeserver/auth"
 	"github.com/embedmatrix/homeserver/homeservertest"
+	"github.com/embedmatrix/homeserver/rooms"
 	"github.com/embedmatrix/homeserver/storage/sqlite"
 )
 
@@ -25,6 +26,35 @@ func discoverable(cfg *homeserver.Config) {
 		Delegate: "hs.test:443",
 		Support:  auth.Support{Page: "https://hs.test/help"},
 	}
+	cfg.Calls = homeserver.Calls{TURN: []string{"turn:turn.test"}, Secret: "secret", LiveKit: []string{"https://rtc.test/jwt"}}
+	cfg.Networks = bridged{}
+}
+
+// bridged is a bridge to a network of one channel and one user.
+type bridged struct{}
+
+func (bridged) Protocols(context.Context, string) ([]rooms.BridgedProtocol, error) {
+	return []rooms.BridgedProtocol{{Name: "irc", Bridge: "irc", ThirdPartyProtocol: rooms.ThirdPartyProtocol{
+		UserFields: []string{"nick"}, LocationFields: []string{"channel"}, Icon: "mxc://hs.test/irc",
+		FieldTypes: map[string]rooms.ThirdPartyFieldType{"nick": {Regexp: ".+", Placeholder: "bob"}},
+		Instances:  []rooms.ThirdPartyInstance{{Description: "IRC", NetworkID: "irc"}},
+	}}}, nil
+}
+
+func (b bridged) Locations(ctx context.Context, _ string, _ map[string]string) ([]rooms.ThirdPartyLocation, error) {
+	return b.LocationsOf(ctx, "#irc_go:hs.test")
+}
+
+func (bridged) LocationsOf(_ context.Context, alias string) ([]rooms.ThirdPartyLocation, error) {
+	return []rooms.ThirdPartyLocation{{Alias: alias, Protocol: "irc", Fields: map[string]any{"channel": "go"}}}, nil
+}
+
+func (b bridged) Users(ctx context.Context, _ string, _ map[string]string) ([]rooms.ThirdPartyUser, error) {
+	return b.UsersOf(ctx, "@irc_bob:hs.test")
+}
+
+func (bridged) UsersOf(_ context.Context, user string) ([]rooms.ThirdPartyUser, error) {
+	return []rooms.ThirdPartyUser{{User: user, Protocol: "irc", Fields: map[string]any{"nick": "bob"}}}, nil
 }
 
 // Every routed operation answers as its schema in the specification says.

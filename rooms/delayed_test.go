@@ -34,9 +34,9 @@ func handle(u *homeservertest.User, delayID, action string) *homeservertest.Resp
 
 // anybody is a client without a token.
 func anybody(u *homeservertest.User) *homeservertest.User {
-	nobody := *u
+	nobody := u.Login()
 	nobody.Token = ""
-	return &nobody
+	return nobody
 }
 
 // talks are the texts of the messages in a room, oldest first.

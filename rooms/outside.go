@@ -98,7 +98,7 @@ func (s *Service) mayInvite(ctx context.Context, ev *event.Event) error {
 	if ok && account.Deactivated {
 		return mxerr.Forbidden.With("%s cannot be invited", user)
 	}
-	return s.checkInvitee(ctx, user)
+	return s.checkInvitee(ctx, ev.Sender, user)
 }
 
 // maxStripped bounds the stripped state that comes with an invite or a knock; the specification names eight entries.

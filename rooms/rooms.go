@@ -60,6 +60,12 @@ type Config struct {
 	// Peers are told what need not arrive: typing and receipts. Nil: nobody is.
 	Peers Peers
 
+	// Networks are those to which bridges of this server lead; nil: none do.
+	Networks ThirdPartyNetworks
+
+	// Calls says by which servers the clients in a call reach each other.
+	Calls Calls
+
 	// Delays bounds the events that users schedule to be sent later.
 	Delays Delays
 

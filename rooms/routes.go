@@ -37,6 +37,16 @@ func (s *Service) Routes() []httpapi.Route {
 		httpapi.Handle(httpapi.Public, "POST "+delayed+"/{delayId}/cancel", s.cancelDelayedEvent, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Public, "POST "+delayed+"/{delayId}/restart", s.restartDelayedEvent, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Public, "POST "+delayed+"/{delayId}/send", s.sendDelayedEvent, httpapi.RateLimited()),
+		// third_party_networks.go
+		httpapi.Handle(httpapi.Authed, "GET "+v3+"/thirdparty/protocols", s.getProtocols),
+		httpapi.Handle(httpapi.Authed, "GET "+v3+"/thirdparty/protocol/{protocol}", s.getProtocolMetadata),
+		httpapi.Handle(httpapi.Authed, "GET "+v3+"/thirdparty/location/{protocol}", s.queryLocationByProtocol),
+		httpapi.Handle(httpapi.Authed, "GET "+v3+"/thirdparty/location", s.queryLocationByAlias),
+		httpapi.Handle(httpapi.Authed, "GET "+v3+"/thirdparty/user/{protocol}", s.queryUserByProtocol),
+		httpapi.Handle(httpapi.Authed, "GET "+v3+"/thirdparty/user", s.queryUserByID),
+		// voip.go, rtc.go
+		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/voip/turnServer", s.getTurnServer, httpapi.RateLimited()),
+		httpapi.Handle(httpapi.GuestOK, "GET /_matrix/client/unstable/org.matrix.msc4143/rtc/transports", s.getTransports, httpapi.RateLimited()),
 		// history.go
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/state", s.getRoomState),
 		httpapi.Handle(httpapi.GuestOK, "GET "+v3+"/rooms/{roomId}/state/{eventType}/{stateKey}", s.getRoomStateWithKey,

@@ -68,7 +68,7 @@ func (s *Service) checkMember(ctx context.Context, d *Draft) error {
 		}
 	}
 	if membership.Str == "invite" {
-		return s.checkInvitee(ctx, target)
+		return s.checkInvitee(ctx, d.Sender, target)
 	}
 	return nil
 }

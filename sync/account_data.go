@@ -50,6 +50,32 @@ func (s *Service) setAccountData(ctx context.Context, c *httpapi.Call, content *
 // keptByServer are the types of account data that have endpoints of their own.
 var keptByServer = []string{"m.fully_read", "m.push_rules"}
 
+// deleteAccountData implements DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type} and,
+// with a room, DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}.
+//
+// https://github.com/matrix-org/matrix-spec-proposals/pull/3391
+func (s *Service) deleteAccountData(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*httpapi.Empty, error) {
+	if err := ownOnly(c); err != nil {
+		return nil, err
+	}
+	typ := c.PathValue("type")
+	if slices.Contains(keptByServer, typ) {
+		return nil, mxerr.BadJSON.WithStatus(405).With("%s cannot be deleted", typ)
+	}
+	_, err := s.AccountData(ctx, c.User, c.RoomID("roomId"), typ)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.SetAccountData(ctx, c.User, c.RoomID("roomId"), typ, []byte(deleted))
+}
+
+// deleted is the content of account data that was deleted: devices that sync are told so, all others nothing. "A PUT with
+// an empty object is equivalent to deleting."
+const deleted = `{}`
+
 // ownOnly refuses to touch what other users keep.
 func ownOnly(c *httpapi.Call) error {
 	if c.UserID("userId") != c.User {
@@ -59,13 +85,16 @@ func ownOnly(c *httpapi.Call) error {
 }
 
 // AccountData returns account data of a user for a room, or global when room is empty;
-// storage.ErrNotFound when it was never set.
+// storage.ErrNotFound when it was never set, or was deleted.
 func (s *Service) AccountData(ctx context.Context, user id.UserID, room id.RoomID, typ string) ([]byte, error) {
 	var content []byte
 	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		content, err = tx.AccountData(user, room, typ)
 		return err
 	})
+	if err == nil && string(content) == deleted {
+		return nil, storage.ErrNotFound
+	}
 	return content, err
 }
 

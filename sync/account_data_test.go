@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/tidwall/gjson"
 
 	"github.com/embedmatrix/homeserver/homeservertest"
 )
@@ -59,7 +60,7 @@ func TestServersOwnAccountData(t *testing.T) {
 func TestAccountDataOfRoomJoined(t *testing.T) {
 	alice, bob := two(t)
 	room := alice.CreateRoom(public)
-	bob.Do("PUT", dataPath(bob, room, "org.early"), object{}).WantOK()
+	bob.Do("PUT", dataPath(bob, room, "org.early"), object{"a": 1}).WantOK()
 	s := bob.Sync("")
 	require.False(t, s.Get("rooms").Exists())
 	bob.MustJoin(room)
@@ -70,8 +71,8 @@ func TestAccountDataFilters(t *testing.T) {
 	alice, _ := two(t)
 	room := alice.CreateRoom(private)
 	for _, typ := range []string{"org.a", "org.b"} {
-		setData(alice, typ, object{})
-		alice.Do("PUT", dataPath(alice, room, typ), object{}).WantOK()
+		setData(alice, typ, object{"a": 1})
+		alice.Do("PUT", dataPath(alice, room, typ), object{"a": 1}).WantOK()
 	}
 	s := ask(alice, "filter", `{"account_data":{"types":["*.a"]},"room":{"account_data":{"not_types":["org.a"]}}}`)
 	require.Equal(t, `["org.a"]`, s.Get("account_data.events.#.type").Raw)
@@ -211,4 +212,65 @@ func TestTagsAreBounded(t *testing.T) {
 	alice.Do("PUT", path+"two", long).WantError(413, "M_TOO_LARGE")
 	alice.Do("DELETE", path+"one", nil).WantOK()
 	alice.Do("PUT", path+"two", long).WantOK()
+}
+
+// TestDeletedAccountData (MSC3391): what was deleted, or set to nothing, is told to devices that knew of it and to no
+// others.
+func TestDeletedAccountData(t *testing.T) {
+	alice, bob := two(t)
+	room := alice.CreateRoom(private)
+	remove := func(u *homeservertest.User, room, typ string) *homeservertest.Response {
+		return u.Do("DELETE", strings.Replace(dataPath(alice, room, typ), "/v3/", "/unstable/org.matrix.msc3391/", 1), nil)
+	}
+	for _, at := range []string{"", room} {
+		told := func(s *homeservertest.Sync) []gjson.Result {
+			list := s.Get("account_data.events")
+			if at != "" {
+				list = s.Joined(room).Get("account_data.events")
+			}
+			return typed(list, "org.example")
+		}
+		for _, byPut := range []bool{false, true} {
+			alice.Do("PUT", dataPath(alice, at, "org.example"), object{"a": 1}).WantOK()
+			since := alice.Sync("").NextBatch
+			if byPut {
+				alice.Do("PUT", dataPath(alice, at, "org.example"), object{}).WantOK()
+			} else {
+				remove(alice, at, "org.example").WantOK()
+			}
+			news := told(alice.Sync(since))
+			require.Len(t, news, 1)
+			require.Equal(t, "{}", news[0].Get("content").Raw)
+			alice.Do("GET", dataPath(alice, at, "org.example"), nil).WantError(404, "M_NOT_FOUND")
+			require.Empty(t, told(alice.Sync("")), "an initial sync")
+		}
+		since := alice.Sync("").NextBatch
+		remove(alice, at, "org.example").WantOK()
+		remove(alice, at, "org.example.never").WantOK()
+		require.Empty(t, told(alice.Sync(since)), "deleted already")
+		remove(bob, at, "org.example").WantError(403, "M_FORBIDDEN")
+		for _, kept := range []string{"m.fully_read", "m.push_rules"} {
+			remove(alice, at, kept).WantError(405, "M_BAD_JSON")
+		}
+	}
+}
+
+// TestInviteFilter (MSC4155): invites of some are taken and not told, as long as the user wishes so.
+func TestInviteFilter(t *testing.T) {
+	alice, bob := two(t)
+	room := bob.CreateRoom(private)
+	since := alice.Sync("").NextBatch
+	filter := func(config object) { setData(alice, "org.matrix.msc4155.invite_permission_config", config) }
+	filter(object{"ignored_users": []string{bob.ID}})
+	bob.MustInvite(room, alice)
+	require.False(t, alice.Sync(since).Invited(room).Exists())
+	require.False(t, alice.Sync("").Invited(room).Exists())
+	require.False(t, oldRoom(alice.Do("GET", clientV3+"/initialSync", nil).WantOK(), room).Exists())
+	filter(object{"ignored_users": []string{bob.ID}, "allowed_users": []string{"@b*"}})
+	require.True(t, alice.Sync("").Invited(room).Exists())
+	filter(object{"blocked_servers": []string{"hs.*"}})
+	require.False(t, alice.Sync("").Invited(room).Exists())
+	filter(object{})
+	require.True(t, alice.Sync("").Invited(room).Exists())
+	alice.MustJoin(room)
 }

@@ -325,7 +325,7 @@ func (l *look) readReceipts(tx *storage.Tx) error {
 func (l *look) write() error {
 	l.out.b = append(make([]byte, 0, l.likelySize()), '{')
 	global := l.accountData("", func(d *storage.AccountData) bool {
-		return l.Filter.AccountData.Passes(d.Type, "")
+		return l.Filter.AccountData.Passes(d.Type, "") && !(l.initial && string(d.Content) == deleted)
 	})
 	l.out.said = global
 	l.writePresence()

@@ -229,6 +229,9 @@ func (l *look) oldEvent(v *roomstate.Viewer, e *roomstate.Event, seen eventauth.
 func (l *look) oldData(room id.RoomID) {
 	l.out.key("account_data").raw("[")
 	for _, d := range l.data[room] {
+		if string(d.Content) == deleted {
+			continue
+		}
 		l.out.item().raw(`{"content":`).bytes(d.Content).key("type").text(d.Type).raw("}")
 	}
 	l.out.raw("]")

@@ -95,7 +95,7 @@ func (l *look) known(p *place) (roomstate.Root, error) {
 func (l *look) writeRoomData(p *place) bool {
 	f := &l.Filter.Room.AccountData
 	return f.PassesRoom(p.ID) && l.accountData(p.ID, func(d *storage.AccountData) bool {
-		return f.Passes(d.Type, "", d.Content)
+		return f.Passes(d.Type, "", d.Content) && !(p.fresh && string(d.Content) == deleted)
 	})
 }
 

@@ -5,22 +5,19 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/embedmatrix/homeserver/internal/canonjson"
+	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// The types of account data that say what a user does not want to be told.
-const (
-	ignoredUserList  = "m.ignored_user_list"
-	invitePermission = "m.invite_permission_config"
-)
+// ignoredUserList is the account data that says whom a user does not want to hear.
+const ignoredUserList = "m.ignored_user_list"
 
 // wishes are what a user does not want to be told. They are immutable.
 type wishes struct {
-	ignored   roomstate.Ignored
-	noInvites bool
+	ignored roomstate.Ignored
+	invites *eventauth.InviteRules
 }
 
 // ignores reports whether the user does not want to read what sender says.
@@ -41,7 +38,7 @@ func newWishCache() *wishCache { return &wishCache{known: map[id.UserID]*wishes{
 
 // changed is told of every change of account data that goes through this package.
 func (c *wishCache) changed(user id.UserID, room id.RoomID, typ string) {
-	if room != "" || typ != ignoredUserList && typ != invitePermission {
+	if room != "" || typ != ignoredUserList && typ != eventauth.InvitePermission && typ != eventauth.InviteFilter {
 		return
 	}
 	c.mu.Lock()
@@ -84,16 +81,18 @@ func (s *Service) wishesOf(ctx context.Context, user id.UserID) (*wishes, error)
 	if err != nil {
 		return nil, err
 	}
-	var invites []byte
+	var permission, filter []byte
 	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		invites, err = tx.AccountData(user, "", invitePermission)
+		if permission, err = tx.AccountData(user, "", eventauth.InvitePermission); err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		filter, err = tx.AccountData(user, "", eventauth.InviteFilter)
 		return err
 	})
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return nil, err
 	}
-	action, _ := canonjson.String(canonjson.Get(invites, "default_action"))
-	w = &wishes{ignored: ignored, noInvites: action == "block"}
+	w = &wishes{ignored: ignored, invites: eventauth.ReadInviteRules(permission, filter)}
 	s.wishes.put(user, w, changes)
 	return w, nil
 }
