@@ -25,7 +25,7 @@ const (
 	maxAround      = 20  // events of a context before the result, and after it
 	maxTerm        = 4096
 	maxPhrases     = 32
-	foundAtOnce    = 50
+	foundAtOnce    = 100
 	maxFoundLooked = 500 // what the index has found and is looked at for one answer
 	maxAncestors   = 20  // rooms from which one was upgraded
 )

@@ -63,18 +63,17 @@ func (sr *searcher) collect(ctx context.Context) error {
 			return err
 		}
 		if len(some) < foundAtOnce {
-			sr.last = 0
 			return nil
 		}
-		sr.last = some[len(some)-1].Doc
 	}
 	return nil
 }
 
-// ask asks the index for what is older than what was looked at last.
+// ask asks the index for what is older than what was looked at last. When it finds less than it could have, it has found
+// all, or has looked at enough.
 func (sr *searcher) ask(ctx context.Context, query *storage.TextQuery) (some []storage.Found, err error) {
 	err = sr.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		some, err = tx.Search(query, sr.last, foundAtOnce)
+		some, sr.last, err = tx.Search(query, sr.last, foundAtOnce)
 		return err
 	})
 	return some, err

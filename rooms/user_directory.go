@@ -23,7 +23,8 @@ import (
 const (
 	defaultPeople  = 10 // "Defaults to 10."
 	maxPeople      = 50
-	maxPeopleSeen  = 500 // how many are looked at who have one of the words
+	maxPeopleSeen  = 500 // how many are looked at who have one of several words,
+	maxPeopleTold  = 100 // or the only one
 	maxPeopleWords = 8   // of a search term; what is behind them is not looked at
 	maxNameWords   = 16  // of a name
 )
@@ -111,18 +112,22 @@ func (s *Service) peopleWith(ctx context.Context, user id.UserID, wanted []strin
 		if err != nil {
 			return err
 		}
+		limit := maxPeopleSeen
+		if len(wanted) == 1 {
+			limit = maxPeopleTold
+		}
 		for _, w := range wanted {
-			if people, err = tx.People(scopes, w, maxPeopleSeen); err != nil {
+			if people, err = tx.People(scopes, w, limit); err != nil {
 				return err
 			}
-			if more = len(people) == maxPeopleSeen; !more {
+			if more = len(people) == limit; !more {
 				break
 			}
 		}
 		return nil
 	})
 	return slices.DeleteFunc(people, func(p storage.Person) bool {
-		return p.User == user && p.Scope > 0 || !hasWords(nameWords(p.User, p.Name), wanted)
+		return p.User == user && p.Scope > 0 || len(wanted) > 1 && !hasWords(nameWords(p.User, p.Name), wanted)
 	}), more, err
 }
 

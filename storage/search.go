@@ -107,16 +107,13 @@ func lexeme(word string) string {
 // of the keys.
 type TextQuery struct {
 	Phrases [][]string // words that follow each other; none of them is empty
-	Rooms   []int64
-	Keys    []string // nil: any
+	Rooms   []int64    // in order
+	Keys    []string   // nil: any
 }
 
-// maxMarked is up to how many rooms the index itself is asked about rooms: each is a list of its own to look through.
-const maxMarked = 32
-
-// marked are the marks of which a document has to have one each.
-func (q *TextQuery) marked() (groups [][]string) {
-	if len(q.Rooms) <= maxMarked {
+// marked are the marks of which a document has to have one each; those of the rooms only if they are asked for.
+func (q *TextQuery) marked(byRoom bool) (groups [][]string) {
+	if byRoom {
 		var rooms []string
 		for _, r := range q.Rooms {
 			rooms = append(rooms, roomMark(r))
@@ -134,14 +131,15 @@ func (q *TextQuery) marked() (groups [][]string) {
 }
 
 // match is the query in the language of FTS5: words are quoted, none is ever an operator.
-func (q *TextQuery) match() string {
-	return q.join(func(word string) string { return `"` + strings.ReplaceAll(word, `"`, `""`) + `"` }, " + ", " OR ", " AND ")
+func (q *TextQuery) match(byRoom bool) string {
+	quote := func(word string) string { return `"` + strings.ReplaceAll(word, `"`, `""`) + `"` }
+	return q.join(byRoom, quote, " + ", " OR ", " AND ")
 }
 
 // tsquery is the query in that of PostgreSQL.
-func (q *TextQuery) tsquery() string { return q.join(lexeme, " <-> ", " | ", " & ") }
+func (q *TextQuery) tsquery(byRoom bool) string { return q.join(byRoom, lexeme, " <-> ", " | ", " & ") }
 
-func (q *TextQuery) join(quote func(string) string, then, or, and string) string {
+func (q *TextQuery) join(byRoom bool, quote func(string) string, then, or, and string) string {
 	var all []string
 	put := func(words []string, between string) {
 		quoted := make([]string, len(words))
@@ -153,7 +151,7 @@ func (q *TextQuery) join(quote func(string) string, then, or, and string) string
 	for _, p := range q.Phrases {
 		put(p, then)
 	}
-	for _, g := range q.marked() {
+	for _, g := range q.marked(byRoom) {
 		put(g, or)
 	}
 	return strings.Join(all, and)
@@ -171,26 +169,82 @@ func (f Found) Pos() Pos { return max(f.Doc, -f.Doc) }
 const (
 	searchSQLite = `
 	SELECT s.rowid, e.room FROM mx_search s JOIN mx_events e ON e.pos = abs(s.rowid)
-	WHERE s.mx_search MATCH $1 AND s.rowid < $2 AND e.room IN (SELECT CAST(value AS BIGINT) FROM json_each($3))
-	ORDER BY s.rowid DESC LIMIT $4`
+	WHERE s.mx_search MATCH $1 AND s.rowid < $2 ORDER BY s.rowid DESC LIMIT $3`
 	searchPostgres = `
 	SELECT s.doc, e.room FROM mx_search s JOIN mx_events e ON e.pos = abs(s.doc)
-	WHERE s.words @@ CAST($1 AS TSQUERY) AND s.doc < $2 AND e.room IN (SELECT CAST(value AS BIGINT) FROM json_each($3))
-	ORDER BY s.doc DESC LIMIT $4`
+	WHERE s.words @@ CAST($1 AS TSQUERY) AND s.doc < $2 ORDER BY s.doc DESC LIMIT $3`
 )
 
-// Search returns at most limit events that a query finds and that are older than before, the newest first.
-func (tx *Tx) Search(q *TextQuery, before int64, limit int) ([]Found, error) {
+// How a search finds its rooms among all. Most words are rare, or said in the rooms of whoever looks for them as often as
+// elsewhere: then it is quickest to go through everything. Otherwise the index is asked for the rooms as well, each of
+// which is a list of its own to go through, so that there may not be many.
+const (
+	maxScanned = 1000      // of everything, before the index is asked for the rooms
+	maxMarked  = 32        // rooms that it is asked for
+	maxInVain  = 20 * 1000 // of everything, for one answer
+)
+
+// Search returns at most limit events that a query finds and that are older than before, the newest first; and up to
+// where it has looked, 0 when nothing is left.
+func (tx *Tx) Search(q *TextQuery, before int64, limit int) (found []Found, last int64, err error) {
 	if len(q.Rooms) == 0 || len(q.Phrases) == 0 {
-		return nil, nil
+		return nil, 0, nil
 	}
+	scan, byRoom := maxScanned, len(q.Rooms) == 1
+	for looked := 0; ; {
+		n := scan
+		if byRoom {
+			n = limit - len(found)
+		}
+		some, seen, err := tx.scan(q, byRoom, before, n, limit-len(found))
+		if err != nil {
+			return nil, 0, err
+		}
+		found = append(found, some...)
+		if seen.n < n && len(found) < limit {
+			return found, 0, nil
+		}
+		before = seen.last
+		if looked += seen.n; len(found) == limit || looked >= maxInVain {
+			return found, before, nil
+		}
+		byRoom = len(q.Rooms) <= maxMarked
+	}
+}
+
+// scanned says how far a scan has come.
+type scanned struct {
+	n    int
+	last int64
+}
+
+var errEnough = errors.New("enough")
+
+// scan goes through at most n events that a query finds, until it has as many of its rooms as are wanted.
+func (tx *Tx) scan(q *TextQuery, byRoom bool, before int64, n, wanted int) (found []Found, seen scanned, err error) {
 	query, text := searchSQLite, q.match
 	if tx.dialect == PostgreSQL {
 		query, text = searchPostgres, q.tsquery
 	}
-	return collect(tx, func(row *sql.Rows, f *Found) error {
-		return row.Scan(&f.Doc, &f.Room)
-	}, query, text(), before, list(q.Rooms), limit)
+	err = each(tx, func(row *sql.Rows) error {
+		var f Found
+		if err := row.Scan(&f.Doc, &f.Room); err != nil {
+			return err
+		}
+		seen.n++
+		seen.last = f.Doc
+		if _, ok := slices.BinarySearch(q.Rooms, f.Room); ok {
+			found = append(found, f)
+		}
+		if len(found) == wanted {
+			return errEnough
+		}
+		return nil
+	}, query, text(byRoom), before, n)
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return found, seen, err
 }
 
 // metaIndexed is the position up to which events were looked at for what can be searched.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,7 +36,10 @@ func TestSearch(t *testing.T) {
 			return pos
 		}
 		search := func(q storage.TextQuery, before int64, limit int) (docs []int64) {
-			found, err := ask(t, db, func(tx *storage.Tx) ([]storage.Found, error) { return tx.Search(&q, before, limit) })
+			found, err := ask(t, db, func(tx *storage.Tx) (found []storage.Found, err error) {
+				found, _, err = tx.Search(&q, before, limit)
+				return found, err
+			})
 			require.NoError(t, err)
 			for _, f := range found {
 				docs = append(docs, f.Doc)
@@ -84,6 +88,69 @@ func TestSearch(t *testing.T) {
 		require.Equal(t, []int64{b}, search(storage.TextQuery{Phrases: words("hello"), Rooms: all}, math.MaxInt64, 10))
 		long := put(3, false, "body", strings.Repeat("many ", 20000)+"last")
 		require.Equal(t, []int64{long}, search(storage.TextQuery{Phrases: words("many"), Rooms: all}, math.MaxInt64, 10))
+	})
+}
+
+// What is said in other rooms, however often, does not hide what is said in one's own; and there is an end to looking.
+func TestSearchAmongOthers(t *testing.T) {
+	everywhere(t, func(t *testing.T, db *storage.DB, _ *storagetest.Faulty) {
+		var mine []storage.Pos
+		for i := range 22 {
+			change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return nil }) // a position for nothing
+			act := &storage.Act{Positions: 1000, Do: func(tx *storage.Tx, first storage.Pos) error {
+				for pos := first; pos < first+1000; pos++ {
+					room := int64(1 + i%2)
+					if pos == first {
+						room = 7
+					}
+					if err := tx.PutWords(&storage.Words{Pos: pos, Room: room, Key: "body", Words: []string{"word"}}); err != nil {
+						return err
+					}
+				}
+				return nil
+			}, Place: func(a *storage.Act, first storage.Pos) {
+				mine = append(mine, first)
+				for pos := first; pos < first+1000; pos++ {
+					e := storage.Event{Pos: pos, Room: 1, ID: id.EventID(fmt.Sprintf("$%d", pos)), Ord: pos << storage.OrdShift, Flags: 1, JSON: []byte("{}")}
+					if pos == first {
+						e.Room = 7
+					}
+					a.Add(storage.InsertEvent, e.Row()...)
+				}
+			}}
+			db.Queue(act)
+			require.NoError(t, act.Wait(context.Background()))
+		}
+		search := func(rooms []int64, before int64, limit int) (docs []storage.Pos, last int64) {
+			found, err := ask(t, db, func(tx *storage.Tx) (found []storage.Found, err error) {
+				found, last, err = tx.Search(&storage.TextQuery{Phrases: [][]string{{"word"}}, Rooms: rooms}, before, limit)
+				return found, err
+			})
+			require.NoError(t, err)
+			for _, f := range found {
+				docs = append(docs, f.Pos())
+			}
+			return docs, last
+		}
+		slices.Reverse(mine)
+		for _, rooms := range [][]int64{{7}, {7, 8}} {
+			docs, last := search(rooms, math.MaxInt64, 5)
+			require.Equal(t, mine[:5], docs)
+			require.Equal(t, mine[4], last)
+			docs, last = search(rooms, last, 50)
+			require.Equal(t, mine[5:], docs)
+			require.Zero(t, last)
+		}
+		many := []int64{7}
+		for n := range int64(40) {
+			many = append(many, 100+n)
+		}
+		docs, last := search(many, math.MaxInt64, 50)
+		require.Equal(t, mine[:20], docs)
+		require.NotZero(t, last, "it has looked at enough")
+		docs, last = search(many, last, 50)
+		require.Equal(t, mine[20:], docs)
+		require.Zero(t, last)
 	})
 }
 
