@@ -62,7 +62,7 @@ func (w *watched) RoundTrip(r *http.Request) (*http.Response, error) {
 	w.to.ServeHTTP(recorder, served)
 	beyond := strings.Contains(r.URL.RawQuery, "org.matrix.msc") // a parameter that may make it another answer
 	if w.spec != nil && !beyond {
-		err := w.spec.Judge(r.Method, r.URL.EscapedPath(), recorder.Code, recorder.Header(), recorder.Body.Bytes())
+		err := w.spec.Judge(r.Method, r.URL, recorder.Code, recorder.Header(), recorder.Body.Bytes())
 		if err != nil {
 			w.t.Errorf("answer does not fit the specification: %v", err)
 		}

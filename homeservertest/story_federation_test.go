@@ -45,7 +45,7 @@ func judged(t *testing.T, spec *openapi.Specification, server *homeservertest.Se
 		recorder := httptest.NewRecorder()
 		server.Homeserver().FederationHandler().ServeHTTP(recorder, r)
 		if spec != nil {
-			err := spec.Judge(r.Method, r.URL.EscapedPath(), recorder.Code, recorder.Header(), recorder.Body.Bytes())
+			err := spec.Judge(r.Method, r.URL, recorder.Code, recorder.Header(), recorder.Body.Bytes())
 			if err != nil {
 				t.Errorf("answer does not fit the specification: %v", err)
 			}

@@ -2,6 +2,7 @@ package openapi_test
 
 import (
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,6 +78,8 @@ func TestJudge(t *testing.T) {
 		{"deep down", sync, 200, "application/json", `{"next_batch":"s","rooms":{"join":{"!a:hs":{"timeline":{"events":[{"type":1}]}}}}}`, "timeline/events/0"},
 		{"older path", "GET /_matrix/client/r0/sync", 200, "application/json", `{}`, "next_batch"},
 		{"what is long is not judged", sync, 200, "application/json", `{"x":"` + strings.Repeat("x", openapi.MaxBody) + `"}`, ""},
+		{"nor is what was asked for in parts", sync + "?filter=%7B%22event_fields%22:[]%7D", 200, "application/json", `{}`, ""},
+		{"nor what is to be sent later", "PUT /_matrix/client/v3/rooms/!a:hs/send/x/1?org.matrix.msc4140.delay=1", 200, "application/json", `{"delay_id":"x"}`, ""},
 		{"errors are not judged", sync, 403, "application/json", `{}`, ""},
 		{"what is beside the specification is not judged", "GET /_synapse/admin/v1/register", 200, "application/json", `[]`, ""},
 		{"nor what is unstable", "GET /_matrix/client/unstable/org.example/x", 200, "application/json", `[]`, ""},
@@ -87,7 +90,9 @@ func TestJudge(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			method, path, _ := strings.Cut(tt.request, " ")
-			err := spec.Judge(method, path, tt.status, http.Header{"Content-Type": {tt.mediaType}}, []byte(tt.body))
+			u, err := url.Parse(path)
+			require.NoError(t, err)
+			err = spec.Judge(method, u, tt.status, http.Header{"Content-Type": {tt.mediaType}}, []byte(tt.body))
 			if tt.fault == "" {
 				require.NoError(t, err)
 				return
@@ -105,11 +110,12 @@ func BenchmarkJudge(b *testing.B) {
 	if spec == nil {
 		return
 	}
+	u := &url.URL{Path: "/_matrix/client/v3/rooms/!a:hs/send/m.room.message/1"}
 	body := []byte(`{"event_id":"$` + strings.Repeat("x", 43) + `"}`)
 	header := http.Header{"Content-Type": {"application/json"}}
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := spec.Judge("PUT", "/_matrix/client/v3/rooms/!a:hs/send/m.room.message/1", 200, header, body); err != nil {
+		if err := spec.Judge("PUT", u, 200, header, body); err != nil {
 			b.Fatal(err)
 		}
 	}
