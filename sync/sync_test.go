@@ -60,7 +60,7 @@ func TestAnswerWithoutNews(t *testing.T) {
 	s := alice.Sync(alice.Sync("").NextBatch)
 	require.NotEmpty(t, s.NextBatch)
 	require.False(t, s.Get("rooms").Exists(), "nothing is new: %s", s.Body)
-	require.Equal(t, "{}", s.Get("device_one_time_keys_count").Raw)
+	require.Equal(t, `{"signed_curve25519":0}`, s.Get("device_one_time_keys_count").Raw)
 	require.Equal(t, "[]", s.Get("device_unused_fallback_key_types").Raw)
 }
 
@@ -135,9 +135,10 @@ func TestFullStateAndFirstSyncDoNotWait(t *testing.T) {
 // TestLongPollWakes is SY-41, of what there is so far.
 func TestLongPollWakes(t *testing.T) {
 	type story struct {
-		alice, bob *homeservertest.User
-		room       string
-		last       string // an event of alice in room
+		alice, other *homeservertest.User // one account
+		bob          *homeservertest.User
+		room         string
+		last         string // an event of alice in room
 	}
 	tests := []struct {
 		name string
@@ -145,15 +146,15 @@ func TestLongPollWakes(t *testing.T) {
 		got  string // a path of the answer that must exist
 	}{
 		{"message", func(s story) { s.bob.Send(s.room, "hi") }, "rooms.join.*.timeline.events.0"},
-		{"own message of another device", func(s story) { s.alice.Login().Send(s.room, "hi") }, "rooms.join.*.timeline.events.0"},
+		{"own message of another device", func(s story) { s.other.Send(s.room, "hi") }, "rooms.join.*.timeline.events.0"},
 		{"invite", func(s story) { s.bob.MustInvite(s.bob.CreateRoom(private), s.alice) }, "rooms.invite.*.invite_state"},
 		{"kick", func(s story) {
 			s.alice.SetState(s.room, "m.room.power_levels", "", object{"users": object{s.bob.ID: 100}})
 			s.alice.SetState(s.room, "m.room.power_levels", "", object{"users": object{s.bob.ID: 100}, "users_default": 1})
 		}, "rooms.join.*.timeline.events.0"},
-		{"leave", func(s story) { s.alice.Login().MustLeave(s.room) }, "rooms.leave.*.timeline"},
-		{"join", func(s story) { s.alice.Login().MustJoin(s.bob.CreateRoom(public)) }, "rooms.join.*.timeline"},
-		{"account data", func(s story) { setData(s.alice.Login(), "org.x", object{}) }, "account_data.events.0"},
+		{"leave", func(s story) { s.other.MustLeave(s.room) }, "rooms.leave.*.timeline"},
+		{"join", func(s story) { s.other.MustJoin(s.bob.CreateRoom(public)) }, "rooms.join.*.timeline"},
+		{"account data", func(s story) { setData(s.other, "org.x", object{}) }, "account_data.events.0"},
 		{"account data of a room", func(s story) {
 			s.alice.Do("PUT", dataPath(s.alice, s.room, "org.x"), object{}).WantOK()
 		}, "rooms.join.*.account_data.events.0"},
@@ -165,13 +166,13 @@ func TestLongPollWakes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				alice, bob := two(t)
-				room := alice.CreateRoom(public)
+				other, room := alice.Login(), alice.CreateRoom(public)
 				bob.MustJoin(room)
 				last := alice.Send(room, "last")
 				answer := poll(t.Context(), alice, alice.Sync("").NextBatch, "30000")
 				synctest.Wait()
 				began := time.Now()
-				tt.do(story{alice, bob, room, last})
+				tt.do(story{alice, other, bob, room, last})
 				r := (<-answer).WantOK()
 				require.Less(t, time.Since(began), time.Second, "it woke by its timeout: %s", r.Body)
 				require.True(t, r.Get(tt.got).Exists(), "%s in %s", tt.got, r.Body)
