@@ -343,6 +343,24 @@ func TestDirectoryElsewhere(t *testing.T) {
 	require.Error(t, err)
 	_, err = a.Hierarchy(t.Context(), peerName, "!a:x", false)
 	require.ErrorIs(t, err, mxerr.NotFound)
+	a.script(map[string]string{"publicRooms": `400|{"errcode":"M_INVALID_PARAM"}`})
+	_, err = a.PublicRooms(t.Context(), peerName, service.DirectoryQuery{Since: "x"})
+	require.ErrorIs(t, err, mxerr.InvalidParam)
+}
+
+// An old server knows spaces by an unstable name.
+func TestHierarchyOfAnOldServer(t *testing.T) {
+	a := newAsker(t)
+	a.script(map[string]string{
+		"v1/hierarchy":       `404|{"errcode":"M_UNRECOGNIZED"}`,
+		"unstable/org.matri": `{"room":{"room_id":"!a:x","children_state":[]},"children":[],"inaccessible_children":[]}`,
+	})
+	h, err := a.Hierarchy(t.Context(), peerName, "!a:x", true)
+	require.NoError(t, err)
+	require.Equal(t, id.RoomID("!a:x"), h.Room.RoomID)
+	asked := a.peer.Asked("/_matrix/federation/unstable/org.matrix.msc2946/hierarchy/")
+	require.Len(t, asked, 1)
+	require.Contains(t, asked[0].Path, "suggested_only=true")
 }
 
 // What a join is answered may come in pieces of any size.

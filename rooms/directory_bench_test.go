@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 
@@ -13,9 +15,6 @@ import (
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/rooms"
 	"github.com/embedmatrix/homeserver/storage"
-
-	"net/http"
-	"net/http/httptest"
 )
 
 // listRooms puts rooms into the directory of which storage knows nothing but what the directory tells.

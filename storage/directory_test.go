@@ -69,3 +69,19 @@ func byRoom(list []storage.Listing) []storage.Listing {
 	slices.SortFunc(list, func(a, b storage.Listing) int { return cmp.Compare(a.Room, b.Room) })
 	return list
 }
+
+func TestActThen(t *testing.T) {
+	everywhere(t, func(t *testing.T, db *storage.DB, _ *storagetest.Faulty) {
+		var called []int
+		a := &storage.Act{Positions: 1}
+		for i := range 3 {
+			a.Then(func(first storage.Pos) {
+				require.NotZero(t, first)
+				called = append(called, i)
+			})
+		}
+		db.Queue(a)
+		require.NoError(t, a.Wait(t.Context()))
+		require.Equal(t, []int{0, 1, 2}, called)
+	})
+}
