@@ -12,17 +12,7 @@ const page = 10;
 // bobsURL, which is the same unless it is given. Each step has stepMs; log is told the name of each; routes is a Routes;
 // owner is the account of the first start, if known.
 export async function chat({ url, bobsURL = url, routes, stepMs, log, owner }) {
-    const story = new Story(url, bobsURL, routes, owner);
-    try {
-        for (const [name, play] of Object.entries(steps)) {
-            const start = Date.now();
-            await story.play(name, play, stepMs);
-            log(`${name} (${Date.now() - start} ms)`);
-        }
-    } finally {
-        story.stop();
-    }
-    return Object.keys(steps).length;
+    return new Story(url, bobsURL, routes, owner).tell(steps, stepMs, log);
 }
 
 const steps = {
@@ -37,13 +27,7 @@ const steps = {
         if (s.owner) assert.equal((await s.logIn(s.owner.user, s.owner.password)).getUserId(), s.owner.user);
     },
 
-    "both register, answering the server's question": async (s) => {
-        const run = Math.random().toString(36).slice(2, 8); // several runs may share a server
-        for (const name of ["alice", "bob"]) {
-            assert.ok(await s.anyone({}, name).isUsernameAvailable(`${name}-${run}`));
-            s.ids[name] = await register(s.anyone({}, name), `${name}-${run}`);
-        }
-    },
+    "both register, answering the server's question": register,
 
     "both log in and sync": async (s) => {
         s.alice = await s.live("alice");
@@ -238,8 +222,17 @@ const steps = {
     },
 };
 
-// register goes the two ways of user-interactive authentication: ask, then answer.
-async function register(client, username) {
+// register makes an account for alice and for bob.
+export async function register(s) {
+    const run = Math.random().toString(36).slice(2, 8); // several runs may share a server
+    for (const name of ["alice", "bob"]) {
+        assert.ok(await s.anyone({}, name).isUsernameAvailable(`${name}-${run}`));
+        s.ids[name] = await registerAs(s.anyone({}, name), `${name}-${run}`);
+    }
+}
+
+// registerAs goes the two ways of user-interactive authentication: ask, then answer.
+async function registerAs(client, username) {
     const asked = await client.registerRequest({ username, password, inhibit_login: true }).then(
         () => assert.fail("registered without being asked anything"), (err) => err);
     assert.equal(asked.httpStatus, 401, `${asked}`);
@@ -250,7 +243,7 @@ async function register(client, username) {
 }
 
 // Story is what the steps share.
-class Story {
+export class Story {
     ids = {};
     #clients = [];
 
@@ -258,6 +251,20 @@ class Story {
         this.urls = { alice: url, bob: bobsURL };
         this.routes = routes;
         this.owner = owner;
+    }
+
+    // tell runs steps, one after the other, and returns how many they were.
+    async tell(steps, stepMs, log) {
+        try {
+            for (const [name, play] of Object.entries(steps)) {
+                const start = Date.now();
+                await this.play(name, play, stepMs);
+                log(`${name} (${Date.now() - start} ms)`);
+            }
+        } finally {
+            this.stop();
+        }
+        return Object.keys(steps).length;
     }
 
     // play runs a step; one that takes longer than ms fails.
@@ -279,7 +286,7 @@ class Story {
     async until(condition) {
         for (const { signal } = this; ; await sleep(5)) {
             if (signal.aborted) throw new Error("the step is over");
-            const value = condition();
+            const value = await condition();
             if (value) return value;
         }
     }
@@ -289,16 +296,27 @@ class Story {
         return sdk.createClient({ baseUrl: this.urls[person], fetchFn: this.routes.fetch, logger: quiet, ...credentials });
     }
 
-    async logIn(user, password, person) {
+    async logIn(user, password, person, more = {}) {
         const { user_id: userId, device_id: deviceId, access_token: accessToken } = await this.anyone({}, person).loginRequest({
             type: "m.login.password", identifier: { type: "m.id.user", user }, password,
         });
-        return this.anyone({ userId, deviceId, accessToken }, person);
+        return this.anyone({ userId, deviceId, accessToken, ...more }, person);
     }
 
     // live logs a person in on a new device and returns it when it syncs.
     async live(person, options = {}) {
-        const client = await this.logIn(this.ids[person], password, person);
+        return this.start(await this.logIn(this.ids[person], password, person), options);
+    }
+
+    // secret is live for a device with keys of its own. key gives the key to the person's secrets.
+    async secret(person, key) {
+        const getSecretStorageKey = async ({ keys }) => [Object.keys(keys)[0], key().privateKey];
+        const client = await this.logIn(this.ids[person], password, person, { cryptoCallbacks: { getSecretStorageKey } });
+        await client.initRustCrypto({ useIndexedDB: false });
+        return this.start(client, {});
+    }
+
+    async start(client, options) {
         this.#clients.push(client);
         // Detached: a local echo never stands in for the event in a timeline.
         await client.startClient({ initialSyncLimit: 20, pendingEventOrdering: "detached", ...options });

@@ -1,11 +1,12 @@
 // node run.mjs BINARY [--prove | --federate=FOLDER]
 //
-// Plays the chat against a fresh appliance, or with alice on one and bob on another, which talk with each other over TLS
+// Plays the chat, and then an encrypted one, against a fresh appliance, or with alice on one and bob on another, which talk with each other over TLS
 // with cert.pem, an authority's for 127.0.0.1, and key.pem of FOLDER. With --prove it is then played again for each route that it used, with that
 // route taken away, and every one of these must fail: a step that looks at nothing would be found out.
 import { Appliance } from "./appliance.mjs";
 import { chat } from "./chat.mjs";
 import { Routes } from "./routes.mjs";
+import { secrets } from "./secrets.mjs";
 
 const stepMs = 20_000;
 const stepWithoutMs = 4_000; // for a failure that shows by waiting
@@ -21,7 +22,8 @@ try {
     const routes = new Routes();
     const [appliance, bobs] = appliances;
     const log = (text) => console.log(`ok   ${text}`);
-    const played = await chat({ url: appliance.url, bobsURL: bobs?.url, routes, stepMs, owner: appliance.owner(), log });
+    const play = { url: appliance.url, bobsURL: bobs?.url, routes, stepMs, owner: appliance.owner(), log };
+    const played = (await chat(play)) + (await secrets({ ...play, routes: new Routes() }));
     console.log(`${played} steps done over ${routes.worked.size} routes`);
     if (flags.includes("--prove")) await prove(appliance, [...routes.worked].sort());
     for (const each of appliances) await each.stop();
