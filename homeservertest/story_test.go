@@ -125,6 +125,7 @@ func tell(t *testing.T, client *http.Client) {
 	keepData(alice)
 	here := gather(alice, bob)
 	talk(alice, bob, here)
+	find(alice, bob)
 	listen(alice, bob, here)
 	encrypt(alice, bob)
 	nameRooms(alice, here)
@@ -193,6 +194,16 @@ func gather(alice, bob *person) (roomID string) {
 	bob.get(room(roomID) + "/members")
 	bob.get(room(roomID) + "/joined_members")
 	return roomID
+}
+
+// find looks for what was said, and for each other.
+func find(alice, bob *person) {
+	alice.post(v3+"/search", object{"search_categories": object{"room_events": object{
+		"search_term": "everything", "include_state": true, "event_context": object{"include_profile": true},
+		"groupings": object{"group_by": []object{{"key": "room_id"}, {"key": "sender"}}},
+	}}})
+	require.Len(alice.t, bob.post(v3+"/user_directory/search", object{"search_term": "ali"})["results"], 1)
+	require.NotZero(alice.t, bob.get("/_matrix/client/v1/mutual_rooms?user_id=" + url.QueryEscape(alice.user))["count"])
 }
 
 func talk(alice, bob *person, here string) {

@@ -193,8 +193,8 @@ func notInIdentifier(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.", r))
 }
 
-// profileValue takes the value of a field from a request's body and checks it. An avatar_url should be an
-// mxc URI, but what else clients put there is kept, as other servers do.
+// profileValue takes the value of a field from a request's body and checks it. An avatar_url is an mxc URI; what is no
+// URI at all is kept, as other servers do.
 func profileValue(key string, body []byte) ([]byte, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(body, &fields); err != nil {
@@ -209,9 +209,24 @@ func profileValue(key string, body []byte) ([]byte, error) {
 			return nil, mxerr.InvalidParam.With("%s has to be a string of at most %d bytes", key, maxProfileNamed)
 		}
 	}
+	if text, _ := textOf(value); key == "avatar_url" && isOtherURI(text) {
+		return nil, mxerr.InvalidParam.With("avatar_url has to be an mxc URI")
+	}
 	var compact bytes.Buffer
 	err := json.Compact(&compact, value)
 	return compact.Bytes(), err
+}
+
+// isOtherURI reports whether a text is a URI of another scheme than mxc, which clients might open.
+func isOtherURI(text string) bool {
+	scheme, _, ok := strings.Cut(strings.TrimLeftFunc(text, notPrinted), ":")
+	return ok && scheme != "mxc" && strings.IndexFunc(scheme, notInScheme) < 0
+}
+
+func notPrinted(r rune) bool { return r <= ' ' }
+
+func notInScheme(r rune) bool {
+	return r > ' ' && !(r|0x20 >= 'a' && r|0x20 <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune("+-.", r))
 }
 
 // emptied reports whether a displayname or avatar_url is set to nothing: what clients sent before there was

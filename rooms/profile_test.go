@@ -63,6 +63,11 @@ func TestProfileRefusals(t *testing.T) {
 		{"a number", "displayname", `{"displayname":1}`, "M_INVALID_PARAM"},
 		{"null", "displayname", `{"displayname":null}`, "M_INVALID_PARAM"},
 		{"an object", "avatar_url", `{"avatar_url":{}}`, "M_INVALID_PARAM"},
+		{"a script", "avatar_url", `{"avatar_url":"javascript:alert(1)"}`, "M_INVALID_PARAM"},
+		{"a script behind a space", "avatar_url", `{"avatar_url":" \tjava\nScript:alert(1)"}`, "M_INVALID_PARAM"},
+		{"data", "avatar_url", `{"avatar_url":"data:text/html,x"}`, "M_INVALID_PARAM"},
+		{"a page", "avatar_url", `{"avatar_url":"https://hs.test/a.png"}`, "M_INVALID_PARAM"},
+		{"100 KB", "displayname", `{"displayname":"` + strings.Repeat("a", 100_000) + `"}`, "M_INVALID_PARAM"},
 		{"a long name", "displayname", `{"displayname":"` + strings.Repeat("a", 1025) + `"}`, "M_INVALID_PARAM"},
 		{"no namespace", "colour", `{"colour":1}`, "M_INVALID_PARAM"},
 		{"capitals", "com.Example", `{"com.Example":1}`, "M_INVALID_PARAM"},
@@ -86,6 +91,31 @@ func TestProfileRefusals(t *testing.T) {
 	setField(guest, "avatar_url", "mxc://a/b").WantError(403, "M_GUEST_ACCESS_FORBIDDEN")
 	guest.Do("DELETE", profilePath(guest.ID, "m.tz"), nil).WantError(403, "M_GUEST_ACCESS_FORBIDDEN")
 	guest.Do("DELETE", profilePath(guest.ID, "displayname"), nil).WantOK()
+}
+
+// PR-02, PR-06, C-69: what is legal is kept as it is, and told to rooms and to whoever looks for the user; also under the
+// paths of MSC4133, with the time zone of MSC4175.
+func TestProfileKeepsWhatIsLegal(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	room := alice.CreateRoom(homeservertest.Public)
+	const odd = "a\x00b \u202egnp.exe\u2066 \u0301"
+	for _, avatar := range []string{"LemurLover", "mxc://hs.test/a", "é\x00: no scheme"} {
+		setField(alice, "avatar_url", avatar).WantOK()
+		require.Equal(t, avatar, bob.Do("GET", profilePath(alice.ID), nil).WantOK().Get("avatar_url").String())
+	}
+	setField(alice, "displayname", odd).WantOK()
+	require.Equal(t, odd, bob.Do("GET", profilePath(alice.ID), nil).WantOK().Get("displayname").String())
+	require.Equal(t, odd, alice.State(room, "m.room.member", alice.ID).WantOK().Get("displayname").String())
+	require.Equal(t, odd, lookUp(bob, "gnp").Get("results.0.display_name").String())
+
+	const unstable = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/"
+	path := unstable + url.PathEscape(alice.ID) + "/us.cloke.msc4175.tz"
+	alice.Do("PUT", path, map[string]any{"us.cloke.msc4175.tz": "Europe/Paris"}).WantOK()
+	require.JSONEq(t, `{"us.cloke.msc4175.tz":"Europe/Paris"}`, string(bob.Do("GET", path, nil).WantOK().Body))
+	require.Equal(t, "Europe/Paris", bob.Do("GET", unstable+url.PathEscape(alice.ID), nil).WantOK().Get(`us\.cloke\.msc4175\.tz`).String())
+	alice.Do("DELETE", path, nil).WantOK()
+	bob.Do("GET", path, nil).WantError(404, "M_NOT_FOUND")
 }
 
 // PR-02: the limit is on all fields together, and what is replaced counts no longer.

@@ -6,7 +6,7 @@ import "github.com/embedmatrix/homeserver/internal/httpapi"
 func (s *Service) Routes() []httpapi.Route {
 	const v3 = "/_matrix/client/v3"
 	const msc4306 = "/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription"
-	const msc4133 = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}"
+	const msc4133 = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}"
 	const delayed = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
 	routes := []httpapi.Route{
 		// create.go
@@ -84,10 +84,10 @@ func (s *Service) Routes() []httpapi.Route {
 			httpapi.Also("GET /_matrix/client/unstable/im.nheko.summary/summary/{roomIdOrAlias}"),
 			httpapi.Also("GET /_matrix/client/unstable/im.nheko.summary/rooms/{roomIdOrAlias}/summary")),
 		// profile.go
-		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}", s.getUserProfile),
-		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}/{keyName}", s.getProfileField, httpapi.Also("GET "+msc4133)),
-		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/profile/{userId}/{keyName}", s.setProfileField, httpapi.RateLimited(), httpapi.Also("PUT "+msc4133)),
-		httpapi.Handle(httpapi.GuestOK, "DELETE "+v3+"/profile/{userId}/{keyName}", s.deleteProfileField, httpapi.RateLimited(), httpapi.Also("DELETE "+msc4133)),
+		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}", s.getUserProfile, httpapi.Also("GET "+msc4133)),
+		httpapi.Handle(httpapi.Public, "GET "+v3+"/profile/{userId}/{keyName}", s.getProfileField, httpapi.Also("GET "+msc4133+"/{keyName}")),
+		httpapi.Handle(httpapi.GuestOK, "PUT "+v3+"/profile/{userId}/{keyName}", s.setProfileField, httpapi.RateLimited(), httpapi.Also("PUT "+msc4133+"/{keyName}")),
+		httpapi.Handle(httpapi.GuestOK, "DELETE "+v3+"/profile/{userId}/{keyName}", s.deleteProfileField, httpapi.RateLimited(), httpapi.Also("DELETE "+msc4133+"/{keyName}")),
 		// search.go, user_directory.go, mutual.go
 		httpapi.Handle(httpapi.Authed, "POST "+v3+"/search", s.search, httpapi.RateLimited()),
 		httpapi.Handle(httpapi.Authed, "POST "+v3+"/user_directory/search", s.searchUserDirectory, httpapi.RateLimited()),
