@@ -129,8 +129,8 @@ func (c *caller) filter() string {
 func (c *caller) data() string {
 	return c.once("data", func() string {
 		mine := v3 + "/user/" + url.PathEscape(c.user("alice").ID)
-		c.user("alice").Do("PUT", mine+"/account_data/org.example.note", object{}).WantOK()
-		c.user("alice").Do("PUT", mine+"/rooms/"+url.PathEscape(c.room())+"/account_data/org.example.note", object{}).WantOK()
+		c.user("alice").Do("PUT", mine+"/account_data/org.example.note", object{"text": "milk"}).WantOK()
+		c.user("alice").Do("PUT", mine+"/rooms/"+url.PathEscape(c.room())+"/account_data/org.example.note", object{"text": "milk"}).WantOK()
 		return "org.example.note"
 	})
 }

@@ -327,4 +327,9 @@ func TestF98DeniedNetworks(t *testing.T) {
 		}
 	}
 	require.Zero(t, caught.Load())
+	reckless := homeservertest.New(t, func(cfg *homeserver.Config) {
+		cfg.Federation = homeserver.Federation{Enabled: true, Resolver: trapped{}, AllowPrivate: true}
+	})
+	reckless.User("alice").Join(fmt.Sprintf("#a:trap.example.org:%d", port))
+	require.NotZero(t, caught.Load(), "the trap catches those to whom nothing is denied")
 }
