@@ -75,11 +75,17 @@ func (l *listing) mark(rooms ...int64) {
 	}
 }
 
-// take returns the rooms that have to be read again, and forgets that they have.
+// take returns the rooms that have to be read again, and forgets that they have. Those that are new count as published from
+// now on, so that a change is noted that comes while they are read.
 func (l *listing) take() []int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	list := slices.Collect(maps.Keys(l.stale))
+	for _, num := range list {
+		if l.rooms[num] == nil {
+			l.rooms[num] = &listed{rank: rank{num: num}}
+		}
+	}
 	clear(l.stale)
 	return list
 }
