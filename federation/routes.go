@@ -22,8 +22,8 @@ func (s *Service) files() []httpapi.Route {
 	}
 	return []httpapi.Route{
 		// media.go
-		httpapi.HandleRaw(httpapi.Server, "GET /_matrix/federation/v1/media/download/{mediaId}", s.getContent),
-		httpapi.HandleRaw(httpapi.Server, "GET /_matrix/federation/v1/media/thumbnail/{mediaId}", s.getContentThumbnail),
+		httpapi.HandleRaw(httpapi.Server, "GET /_matrix/federation/v1/media/download/{mediaId}", s.getContent, httpapi.RateLimited()),
+		httpapi.HandleRaw(httpapi.Server, "GET /_matrix/federation/v1/media/thumbnail/{mediaId}", s.getContentThumbnail, httpapi.RateLimited()),
 	}
 }
 
