@@ -27,14 +27,14 @@ const threadKind = "m.thread"
 const insertRelation = `
 	INSERT INTO mx_relations (room, ord, pos, parent, rel_type, type, sender, ts, within, beyond)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8,
-		COALESCE((SELECT r.parent FROM mx_events e JOIN mx_relations r ON r.room = e.room AND r.ord = e.ord
+		COALESCE((SELECT r.parent FROM mx_events e JOIN mx_relations r ON r.pos = e.pos
 			WHERE e.event_id = $4 AND e.room = $1), ''),
-		COALESCE((SELECT r.within FROM mx_events e JOIN mx_relations r ON r.room = e.room AND r.ord = e.ord
+		COALESCE((SELECT r.within FROM mx_events e JOIN mx_relations r ON r.pos = e.pos
 			WHERE e.event_id = $4 AND e.room = $1), ''))
-	ON CONFLICT (room, ord) DO NOTHING`
+	ON CONFLICT (pos) DO NOTHING`
 
 const updateWithin = `
-	UPDATE mx_relations SET within = $3, beyond = COALESCE((SELECT p.within FROM mx_relations p WHERE p.room = $1 AND p.ord = $4), '')
+	UPDATE mx_relations SET within = $3, beyond = COALESCE((SELECT p.within FROM mx_relations p WHERE p.pos = $4), '')
 	WHERE room = $1 AND parent = $2`
 
 const updateBeyond = `UPDATE mx_relations SET beyond = $3 WHERE room = $1 AND within = $2 AND within <> ''`
@@ -55,7 +55,7 @@ func (tx *Tx) Relate(r *Relation) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	if _, err := tx.exec(updateWithin, r.Room, r.ID, r.Parent, r.Ord); err != nil {
+	if _, err := tx.exec(updateWithin, r.Room, r.ID, r.Parent, r.Pos); err != nil {
 		return err
 	}
 	if _, err := tx.exec(updateBeyond, r.Room, r.ID, r.Parent); err != nil || r.Kind != threadKind {
@@ -77,30 +77,30 @@ func scanRelation(row *sql.Rows, r *Relation) error {
 	return err
 }
 
-const selectRelation = `SELECT ` + relationColumns + ` FROM mx_relations WHERE room = $1 AND ord = $2`
+const selectRelation = `SELECT ` + relationColumns + ` FROM mx_relations WHERE pos = $1`
 
-const deleteRelation = `DELETE FROM mx_relations WHERE room = $1 AND ord = $2`
+const deleteRelation = `DELETE FROM mx_relations WHERE pos = $1`
 
 const clearWithin = `UPDATE mx_relations SET within = '', beyond = '' WHERE room = $1 AND parent = $2`
 
 const clearBeyond = `UPDATE mx_relations SET beyond = '' WHERE room = $1 AND within = $2 AND within <> ''`
 
-// Unrelate forgets the relation of the event at a place, because it was redacted.
-func (tx *Tx) Unrelate(room, ord int64, event id.EventID) error {
-	r, err := one(tx, scanRelation, selectRelation, room, ord)
+// Unrelate forgets the relation of the event at a position, because it was redacted.
+func (tx *Tx) Unrelate(pos Pos, event id.EventID) error {
+	r, err := one(tx, scanRelation, selectRelation, pos)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if _, err := tx.exec(deleteRelation, room, ord); err != nil {
+	if _, err := tx.exec(deleteRelation, pos); err != nil {
 		return err
 	}
-	if _, err := tx.exec(clearWithin, room, event); err != nil {
+	if _, err := tx.exec(clearWithin, r.Room, event); err != nil {
 		return err
 	}
-	if _, err := tx.exec(clearBeyond, room, event); err != nil || r.Kind != threadKind {
+	if _, err := tx.exec(clearBeyond, r.Room, event); err != nil || r.Kind != threadKind {
 		return err
 	}
 	return tx.leaveThread(&r)
@@ -141,7 +141,7 @@ type RelatedPlaces struct {
 const selectLatestRelations = `
 	SELECT r.parent, r.ord, COALESCE(e.ord, r.ord) FROM mx_relations r
 	LEFT JOIN mx_events e ON e.event_id = r.parent AND e.room = r.room AND e.flags = 1
-	WHERE r.room = $1 ORDER BY r.ord DESC LIMIT $2`
+	WHERE r.room = $1 ORDER BY r.pos DESC LIMIT $2`
 
 // LatestRelations returns where the newest relations of a room are, at most limit.
 func (tx *Tx) LatestRelations(room int64, limit int) ([]RelatedPlaces, error) {
@@ -154,8 +154,10 @@ const selectEdits = `
 	SELECT ` + relationColumns + ` FROM (
 		SELECT ` + relationColumns + `, row_number() OVER (PARTITION BY parent, sender, type ORDER BY ts DESC, ord DESC) AS nth
 		FROM mx_relations
-		WHERE room = $1 AND parent IN (SELECT value FROM json_each($2)) AND rel_type = $3 AND ord < $4) AS newest
+		WHERE +room = $1 AND parent IN (SELECT value FROM json_each($2)) AND rel_type = $3 AND +ord < $4) AS newest
 	WHERE nth <= $5 ORDER BY ts DESC`
+
+// The plus signs in what follows keep engines from walking through a room instead of looking up each event.
 
 // Edits returns relations of the kind m.replace to some events with a place before one: of each sender and type the latest
 // by their time, at most limit, the latest first.
@@ -167,7 +169,7 @@ const selectReferences = `
 	SELECT ` + relationColumns + ` FROM (
 		SELECT ` + relationColumns + `, row_number() OVER (PARTITION BY parent ORDER BY ord DESC) AS nth
 		FROM mx_relations
-		WHERE room = $1 AND parent IN (SELECT value FROM json_each($2)) AND rel_type = $3 AND ord < $4
+		WHERE +room = $1 AND parent IN (SELECT value FROM json_each($2)) AND rel_type = $3 AND +ord < $4
 			AND sender NOT IN (SELECT value FROM json_each($6))) AS newest
 	WHERE nth <= $5 ORDER BY ord`
 
@@ -187,10 +189,12 @@ type Thread struct {
 	Participated bool  // the user has sent one of them
 }
 
+const newestOfThread = `r.parent = t.root AND r.rel_type = '` + threadKind + `' AND r.room = t.room AND r.ord = t.newest`
+
 const threadColumns = `
 	t.root, t.newest,
-	COALESCE((SELECT r.pos FROM mx_relations r WHERE r.room = t.room AND r.ord = t.newest), 0),
-	COALESCE((SELECT r.sender FROM mx_relations r WHERE r.room = t.room AND r.ord = t.newest), ''),
+	COALESCE((SELECT r.pos FROM mx_relations r WHERE ` + newestOfThread + `), 0),
+	COALESCE((SELECT r.sender FROM mx_relations r WHERE ` + newestOfThread + `), ''),
 	CAST(t.events - COALESCE((SELECT SUM(s.events) FROM mx_thread_senders s
 		WHERE s.room = t.room AND s.root = t.root AND s.sender IN (SELECT value FROM json_each($3))), 0) AS BIGINT),
 	EXISTS (SELECT 1 FROM mx_thread_senders s WHERE s.room = t.room AND s.root = t.root AND s.sender = $2)`
@@ -254,11 +258,11 @@ const (
 	newestFirst  = ` ORDER BY ord DESC LIMIT $7`
 	anyKind      = ` AND ($9 OR r.rel_type = $8)`
 	parentPasses = ` AND ($5 AND $9 OR EXISTS (
-		SELECT 1 FROM mx_events e JOIN mx_relations p ON p.room = e.room AND p.ord = e.ord
+		SELECT 1 FROM mx_events e JOIN mx_relations p ON p.pos = e.pos
 		WHERE e.event_id = r.parent AND e.room = $1 AND ($5 OR p.type = $6) AND ($9 OR p.rel_type = $8)))`
 	bothPass = ` AND ($5 AND $9 OR EXISTS (
-		SELECT 1 FROM mx_events e JOIN mx_relations p ON p.room = e.room AND p.ord = e.ord
-		JOIN mx_events f ON f.event_id = p.parent AND f.room = e.room JOIN mx_relations q ON q.room = f.room AND q.ord = f.ord
+		SELECT 1 FROM mx_events e JOIN mx_relations p ON p.pos = e.pos
+		JOIN mx_events f ON f.event_id = p.parent AND f.room = e.room JOIN mx_relations q ON q.pos = f.pos
 		WHERE e.event_id = r.parent AND e.room = $1 AND ($5 OR p.type = $6) AND ($9 OR p.rel_type = $8)
 			AND ($5 OR q.type = $6) AND ($9 OR q.rel_type = $8)))`
 
@@ -306,7 +310,7 @@ func pick(first bool, a, b string) string {
 
 const selectRelatedBy = `
 	SELECT value FROM json_each($2) AS p
-	WHERE EXISTS (SELECT 1 FROM mx_relations r WHERE r.room = $1 AND r.parent = p.value
+	WHERE EXISTS (SELECT 1 FROM mx_relations r WHERE +r.room = $1 AND r.parent = p.value
 		AND ($3 OR r.rel_type IN (SELECT value FROM json_each($4)))
 		AND ($5 OR r.sender IN (SELECT value FROM json_each($6))))`
 

@@ -39,7 +39,7 @@ func (r *related) relate(tx *storage.Tx, n, parent int64, kind string, sender id
 }
 
 func (r *related) remove(n int64) {
-	change(r.t, r.db, func(tx *storage.Tx, _ storage.Pos) error { return tx.Unrelate(relatedRoom, n, child(n)) })
+	change(r.t, r.db, func(tx *storage.Tx, _ storage.Pos) error { return tx.Unrelate(n, child(n)) })
 }
 
 // of asks which events relate to one.

@@ -68,7 +68,7 @@ func (w *Writer) unrelate(act *storage.Act, target *Event) {
 	if relType, _ := target.Relation(); relType == "" {
 		return
 	}
-	act.Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.Unrelate(w.Num, target.Ord, target.ID) })
+	act.Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.Unrelate(target.Pos, target.ID) })
 }
 
 // MayBeRelated reports whether events may relate to some that stand at a place in the history or behind it; false is certain.

@@ -1,24 +1,24 @@
 -- How events relate to each other. For names, times and macros see 0001_init.sql.
 
--- The events of timelines that relate to another one, their parent: by their place in the room's history. within is what the
--- parent itself relates to, and beyond what that relates to; empty: nothing, or it is not known. What is redacted has no row.
+-- The events of timelines that relate to another one, their parent. within is what the parent itself relates to, and beyond
+-- what that relates to; empty: nothing, or it is not known. What is redacted has no row.
 CREATE TABLE mx_relations (
+	pos      {intkey},        -- of the event
 	room     BIGINT NOT NULL,
-	ord      BIGINT NOT NULL,
-	pos      BIGINT NOT NULL,
+	ord      BIGINT NOT NULL, -- its place in the room's history
 	parent   TEXT NOT NULL,
 	rel_type TEXT NOT NULL,
 	within   TEXT NOT NULL,
 	beyond   TEXT NOT NULL,
 	type     {blob} NOT NULL,
 	sender   TEXT NOT NULL,
-	ts       BIGINT NOT NULL, -- origin_server_ts
-	PRIMARY KEY (room, ord)
-) {clustered};
-CREATE INDEX mx_relations_parent ON mx_relations (room, parent, ord);
-CREATE INDEX mx_relations_kind ON mx_relations (room, parent, rel_type, ord);
-CREATE INDEX mx_relations_within ON mx_relations (room, within, ord) WHERE within <> '';
-CREATE INDEX mx_relations_beyond ON mx_relations (room, beyond, ord) WHERE beyond <> '';
+	ts       BIGINT NOT NULL  -- origin_server_ts
+);
+CREATE INDEX mx_relations_news ON mx_relations (room, pos);
+CREATE INDEX mx_relations_parent ON mx_relations (parent, room, ord);
+CREATE INDEX mx_relations_kind ON mx_relations (parent, rel_type, room, ord);
+CREATE INDEX mx_relations_within ON mx_relations (within, room, ord) WHERE within <> '';
+CREATE INDEX mx_relations_beyond ON mx_relations (beyond, room, ord) WHERE beyond <> '';
 
 -- Threads: how many events relate to the root as m.thread, and the place of the newest of them.
 CREATE TABLE mx_threads (
