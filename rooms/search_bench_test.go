@@ -30,9 +30,13 @@ func eachEngine(b *testing.B, bench func(*testing.B, *homeservertest.Server)) {
 }
 
 // BenchmarkSearch searches 100,000 messages in 20 rooms: for a word that all have, by both orders, for one that 100 have,
-// in one room of them and with context; and for one that none of the user's rooms has.
+// in one room of them and with context; and for one that none of the user's rooms has. With -short there are 10,000.
 func BenchmarkSearch(b *testing.B) {
 	eachEngine(b, func(b *testing.B, hs *homeservertest.Server) {
+		messages := 5000
+		if testing.Short() {
+			messages = 500
+		}
 		alice, bob := hs.User("alice"), hs.User("bob")
 		var wg sync.WaitGroup
 		var rooms []string
@@ -41,14 +45,14 @@ func BenchmarkSearch(b *testing.B) {
 		}
 		for i, room := range rooms {
 			wg.Go(func() {
-				for n := range 5000 {
+				for n := range messages {
 					alice.SendEvent(room, "m.room.message", text(fmt.Sprintf("common word and number%d or rare%d of the room%d", n, n%1000, i)))
 				}
 			})
 		}
 		wg.Wait()
 		bob.CreateRoom(homeservertest.Private)
-		for search(alice, "common number4999", recent, limited(20, nil)).WantOK().Get(found+".count").Int() < 20 { //nolint:revive // until all is indexed
+		for search(alice, fmt.Sprintf("common number%d", messages-1), recent, limited(20, nil)).WantOK().Get(found+".count").Int() < 20 { //nolint:revive // until all is indexed
 		}
 		one := limited(10, map[string]any{"rooms": rooms[:1]})
 		for _, bm := range []struct {
