@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"image"
-	"image/png"
 	"net/http/httptest"
 	"net/url"
 	"strconv"
@@ -15,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
-	"github.com/embedmatrix/homeserver"
 	"github.com/embedmatrix/homeserver/homeservertest"
 )
 
@@ -37,9 +34,6 @@ func newCaller(t *testing.T, hs *homeservertest.Server) *caller {
 
 // forget has everything made anew.
 func (c *caller) forget() { c.made, c.as = map[string]string{}, map[string]*homeservertest.User{} }
-
-// furnished gives a server whatever an operation needs of its configuration.
-func furnished(cfg *homeserver.Config) { discoverable(cfg) }
 
 // user is a user of the test: everybody has a role.
 func (c *caller) user(role string) *homeservertest.User {
@@ -187,13 +181,6 @@ func (c *caller) upload(method, path string) string {
 	return uri[strings.LastIndex(uri, "/")+1:]
 }
 
-// picture is a PNG of a few pixels.
-func picture() []byte {
-	var text bytes.Buffer
-	png.Encode(&text, image.NewGray(image.Rect(0, 0, 8, 8))) //nolint:errcheck // memory can be written
-	return text.Bytes()
-}
-
 // backup is the version of a backup of alice's keys.
 func (c *caller) backup() string {
 	return c.once("backup", func() string {
@@ -252,9 +239,11 @@ func (c *caller) value(name string) (string, bool) {
 		return c.user("alice").Sync("").NextBatch, true
 	case "alias":
 		return c.alias(), true
+	case "url":
+		return c.once("page", func() string { return webPage(c.t) }), true
 	}
 	text, ok := map[string]string{
-		"width": "1", "height": "1", "fileName": "picture.png", "url": "https://preview.test/", "relType": "m.thread", "protocol": "irc",
+		"width": "1", "height": "1", "fileName": "picture.png", "relType": "m.thread", "protocol": "irc",
 		"tag": "u.work", "token": "none", "ts": "0", "new_version": "11", "new_password": "a long passphrase", "reason": "because",
 		"search_term": "alice", "serverName": "hs.test",
 	}[name]
@@ -291,22 +280,17 @@ func goodRequests() map[string]fit {
 	administered := fit{as: (*caller).administrator, values: at("userId", func(c *caller) string { return c.user("bob").ID }), spends: true}
 	backup := func(*caller) any { return json.RawMessage(newBackup) }
 	return map[string]fit{
-		"GET /_matrix/client/v1/admin/lock/{userId}":                       administered,
-		"PUT /_matrix/client/v1/admin/lock/{userId}":                       administered,
-		"GET /_matrix/client/v1/admin/suspend/{userId}":                    administered,
-		"PUT /_matrix/client/v1/admin/suspend/{userId}":                    administered,
-		"POST /_matrix/client/v1/login/get_token":                          {status: 401},
-		"PUT /_matrix/media/v3/upload/{serverName}/{mediaId}":              {spends: true, values: at("mediaId", (*caller).promised)},
-		"GET /_matrix/client/v1/media/preview_url":                         {status: 404}, // not switched on
-		"GET /_matrix/media/v3/preview_url":                                {status: 404},
-		"GET /_matrix/media/v3/download/{serverName}/{mediaId}":            {status: 404}, // not without a token
-		"GET /_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}": {status: 404},
-		"GET /_matrix/media/v3/thumbnail/{serverName}/{mediaId}":           {status: 404},
-		"POST " + v3 + "/search":                                           {body: fixed(object{"search_categories": object{"room_events": object{"search_term": "hi"}}})},
-		"GET " + v3 + "/room_keys/version":                                 {needs: (*caller).backup},
-		"POST " + v3 + "/room_keys/version":                                {body: backup},
-		"PUT " + v3 + "/room_keys/version/{version}":                       {body: backup},
-		"DELETE " + v3 + "/room_keys/version/{version}":                    {spends: true},
+		"GET /_matrix/client/v1/admin/lock/{userId}":          administered,
+		"PUT /_matrix/client/v1/admin/lock/{userId}":          administered,
+		"GET /_matrix/client/v1/admin/suspend/{userId}":       administered,
+		"PUT /_matrix/client/v1/admin/suspend/{userId}":       administered,
+		"POST /_matrix/client/v1/login/get_token":             {status: 401},
+		"PUT /_matrix/media/v3/upload/{serverName}/{mediaId}": {spends: true, values: at("mediaId", (*caller).promised)},
+		"POST " + v3 + "/search":                              {body: fixed(object{"search_categories": object{"room_events": object{"search_term": "hi"}}})},
+		"GET " + v3 + "/room_keys/version":                    {needs: (*caller).backup},
+		"POST " + v3 + "/room_keys/version":                   {body: backup},
+		"PUT " + v3 + "/room_keys/version/{version}":          {body: backup},
+		"DELETE " + v3 + "/room_keys/version/{version}":       {spends: true},
 		"POST " + v3 + "/login": {body: func(c *caller) any {
 			return object{"type": "m.login.password", "password": c.user("alice").Password, "identifier": object{"type": "m.id.user", "user": c.user("alice").ID}}
 		}},

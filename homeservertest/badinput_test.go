@@ -258,6 +258,7 @@ func lenient() []leniency {
 		{`.*/room_keys/keys/.*: body.*session_data = .*`, "it is the clients' own, and some make it a text"},
 		{`.*: body\.(one_time_keys|device_keys|messages)\..* = null`, "null is an empty list of devices, or what nobody has"},
 		{`.*/thirdparty/.*: query fields = .*`, "each field is a parameter of its own name"},
+		{`.*: query allow_redirect = .*`, "nothing is redirected, whatever it says"},
 		{`.*: query via = .*`, "servers that cannot be are left out of those that may help"},
 		{`.*: body\.(preset|visibility|event_format|search_categories\.room_events\.order_by|room\.\w+\.event_format) = ""`, "an empty text is none"},
 		{`.*: body\.(.*\.)?(types|not_types|event_fields|devices|additional_creators)\.\[\] = null`, "null in a list of texts is an empty text, which is the name of nothing"},
@@ -320,7 +321,7 @@ func TestBadInput(t *testing.T) {
 		return
 	}
 	log := &logged{}
-	hs := homeservertest.New(t, furnished, func(cfg *homeserver.Config) { cfg.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+	hs := homeservertest.New(t, discoverable, func(cfg *homeserver.Config) { cfg.Logger = slog.New(slog.NewTextHandler(log, nil)) })
 	all, special, excused, sent := rows(t, packages(t)), goodRequests(), newExcuses(), 0
 	c := newCaller(t, hs)
 	for _, a := range spec.asked {

@@ -18,7 +18,7 @@ import (
 	"github.com/embedmatrix/homeserver/storage/sqlite"
 )
 
-// discoverable fills every .well-known file.
+// discoverable fills every .well-known file, and switches on what a server can do.
 func discoverable(cfg *homeserver.Config) {
 	cfg.BaseURL = "https://hs.test"
 	cfg.Admins = []string{"@alice:hs.test"}
@@ -28,6 +28,8 @@ func discoverable(cfg *homeserver.Config) {
 	}
 	cfg.Calls = homeserver.Calls{TURN: []string{"turn:turn.test"}, Secret: "secret", LiveKit: []string{"https://rtc.test/jwt"}}
 	cfg.Networks = bridged{}
+	cfg.MediaWithoutToken = true
+	cfg.Previews = homeserver.Previews{Enabled: true, AllowPrivate: true}
 }
 
 // bridged is a bridge to a network of one channel and one user.

@@ -35,6 +35,7 @@ func federate(t *testing.T, network *homeservertest.Network, server *homeservert
 	carol.Expect(room, homeservertest.Text("hi"))
 	peer.Leave(server, room, peer.UserID("dave")).WantOK()
 	askForUsersKeys(peer, server, carol)
+	fetchFiles(peer, server, carol)
 	askToComeIn(peer, server, carol)
 	bringProof(peer, server, carol)
 }
@@ -73,6 +74,7 @@ func lookAround(ask func(string) *homeservertest.Response, peer *homeservertest.
 	ask("publicRooms?limit=10")
 	peer.Do(server, "POST", "/_matrix/federation/v1/publicRooms", map[string]any{"limit": 10}).WantOK()
 	ask("hierarchy/" + url.PathEscape(room))
+	ask("user/devices/" + url.PathEscape(carol.ID))
 }
 
 // lookBack reads the history of a room.

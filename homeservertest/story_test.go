@@ -125,6 +125,8 @@ func tell(t *testing.T, client *http.Client) {
 	keepData(alice)
 	here := gather(alice, bob)
 	talk(alice, bob, here)
+	relate(alice, bob, here)
+	show(alice)
 	find(alice, bob)
 	listen(alice, bob, here)
 	encrypt(alice, bob)
@@ -234,6 +236,7 @@ func listen(alice, bob *person, here string) {
 	alice.put(mine+"/tags/u.work", object{"order": 0.5})
 	alice.get(mine + "/tags")
 	since := alice.get(v3 + "/sync")["next_batch"].(string)
+	bob.put(v3+"/sendToDevice/org.example.secret/1", object{"messages": object{alice.user: object{"*": object{"text": "psst"}}}})
 	alice.ask(200, "DELETE", mine+"/tags/u.work", nil)
 	status := v3 + "/presence/" + url.PathEscape(bob.user) + "/status"
 	bob.put(status, object{"presence": "online", "status_msg": "here"})
