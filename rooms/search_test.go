@@ -247,7 +247,7 @@ func TestSearchContext(t *testing.T) {
 	require.False(t, c.Get("profile_info").Exists())
 	c = around(map[string]any{"before_limit": 0, "after_limit": 0})
 	require.Equal(t, `[][]`, c.Get("events_before").Raw+c.Get("events_after").Raw)
-	c = around(map[string]any{"before_limit": 1000000, "after_limit": 9007199254740991})
+	c = around(map[string]any{"before_limit": 1000000, "after_limit": int64(9007199254740991)})
 	require.LessOrEqual(t, len(c.Get("events_before").Array()), 20)
 	require.Len(t, c.Get("events_after").Array(), 20)
 }
