@@ -96,6 +96,7 @@ type listFlight struct {
 type wantedLists struct {
 	users []id.UserID
 	again map[id.UserID]struct{} // those that were wanted once more while they were being asked for
+	told  map[id.UserID]struct{} // those of whom clients know that their list cannot be had
 	pause time.Duration
 	retry alarm
 	state wantedState
@@ -180,6 +181,9 @@ func (d *Devices) Refresh(ctx context.Context, users []id.UserID) map[id.UserID]
 
 // missing returns those of users whose lists are not known as they are now, and notes those of whom nothing is kept.
 func (d *Devices) missing(ctx context.Context, users []id.UserID, failed map[id.UserID]error) (missing []id.UserID, err error) {
+	if err := d.caughtUp(ctx); err != nil {
+		return nil, err
+	}
 	current := map[id.UserID]bool{}
 	err = d.DB.Read(ctx, func(tx *storage.Tx) error {
 		lists, err := tx.DeviceLists(users...)
@@ -462,7 +466,7 @@ func (d *Devices) want(users ...id.UserID) {
 	for _, user := range users {
 		w := l.wanted[user.Server()]
 		if w == nil {
-			w = &wantedLists{retry: alarm{ends: &d.tasks}, again: map[id.UserID]struct{}{}}
+			w = &wantedLists{retry: alarm{ends: &d.tasks}, again: map[id.UserID]struct{}{}, told: map[id.UserID]struct{}{}}
 			l.wanted[user.Server()] = w
 		}
 		if slices.Contains(w.users, user) {
@@ -533,8 +537,11 @@ func (d *Devices) work(server id.ServerName, w *wantedLists) {
 		if !ok {
 			break
 		}
-		err := d.catchUp(user)
+		err := d.catchUp(w, user)
 		d.lists.tried(w, user, err == nil)
+		if err != nil {
+			d.Log.Debug("devices of a user are not known", "user", user, "error", err)
+		}
 		var refused *wire.Error
 		if err != nil && !errors.As(err, &refused) && !errors.Is(err, errOutdated) {
 			break // nobody is there
@@ -578,14 +585,14 @@ func (l *remoteLists) tried(w *wantedLists, user id.UserID, done bool) {
 	if done && !again {
 		l.count--
 		w.pause = 0
+		delete(w.told, user)
 		return
 	}
 	w.users = append(w.users, user)
 }
 
-// catchUp asks for the list of a user if it is needed and not known. When it cannot be had, clients are told once that what
-// they know is out of date.
-func (d *Devices) catchUp(user id.UserID) error {
+// catchUp asks for the list of a user if it is needed and not known.
+func (d *Devices) catchUp(w *wantedLists, user id.UserID) error {
 	shared, err := d.shares(d.ctx, user, nil)
 	if err != nil || !shared {
 		return err
@@ -595,21 +602,20 @@ func (d *Devices) catchUp(user id.UserID) error {
 		return err
 	}
 	err = d.ask(d.ctx, user, true)
-	if err == nil || errors.Is(err, errOutdated) || list.Asked == 0 || d.ctx.Err() != nil {
+	if err == nil || errors.Is(err, errOutdated) || list.Asked == 0 || d.ctx.Err() != nil || !d.lists.tellOnce(w, user) {
 		return err
 	}
-	list.Asked = 0 // told
-	return errors.Join(err, d.DB.Write(d.ctx, func(tx *storage.Tx, at storage.Pos) error {
-		now, err := tx.DeviceList(user)
-		if err != nil || now.Current {
-			return err
-		}
-		now.Asked = 0
-		if err := tx.PutDeviceList(now); err != nil {
-			return err
-		}
-		return d.Changed(tx, at, user)
-	}))
+	return errors.Join(err, d.DB.Write(d.ctx, func(tx *storage.Tx, at storage.Pos) error { return d.Changed(tx, at, user) }))
+}
+
+// tellOnce reports whether clients are to be told that what they know of a user's devices is out of date, though nothing
+// newer can be had: once.
+func (l *remoteLists) tellOnce(w *wantedLists, user id.UserID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, told := w.told[user]
+	w.told[user] = struct{}{}
+	return !told
 }
 
 func (d *Devices) known(user id.UserID) (list storage.DeviceList, err error) {
@@ -693,17 +699,13 @@ func (d *Devices) reviseUsers(ctx context.Context, except *roomstate.Room, from,
 		other := func(room *roomstate.Room, m roomstate.Membership) bool {
 			return room.ID != except.ID && m.Since <= from && d.wasIn(room, from)
 		}
-		shared, err := d.shares(ctx, l.User, other)
-		if err == nil && !shared && l.Asked >= since {
-			shared, err = d.shares(ctx, l.User, nil)
-		}
-		if err != nil {
-			return err
-		}
-		if shared {
+		if shared, err := d.shares(ctx, l.User, other); err != nil || shared {
+			if err != nil {
+				return err
+			}
 			continue
 		}
-		if err := d.forget(ctx, l.User); err != nil {
+		if err := d.forget(ctx, l.User, since); err != nil {
 			return err
 		}
 	}
@@ -721,9 +723,13 @@ func (l *remoteLists) spoil(users []id.UserID, since storage.Pos) {
 	}
 }
 
-// forget forgets the list of a user.
-func (d *Devices) forget(ctx context.Context, user id.UserID) error {
+// forget forgets the list of a user unless it was asked for since a position.
+func (d *Devices) forget(ctx context.Context, user id.UserID, since storage.Pos) error {
 	act := &storage.Act{Do: func(tx *storage.Tx, _ storage.Pos) error {
+		list, err := tx.DeviceList(user)
+		if err != nil || list.Asked >= since {
+			return err
+		}
 		if _, err := replaceCrosses(tx, user, nil); err != nil {
 			return err
 		}

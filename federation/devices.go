@@ -59,6 +59,12 @@ type Devices struct {
 	told       int              // acts so far
 
 	lists remoteLists
+
+	kick chan struct{} // capacity 1: somebody waits for the follower
+	mu   sync.Mutex    // guards the following
+	// followed is d.at for others, and reached is closed when that has changed.
+	followed storage.Pos
+	reached  chan struct{}
 }
 
 // NewDevices returns Devices that do nothing before Start.
@@ -66,7 +72,9 @@ func NewDevices(cfg DevicesConfig) *Devices {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Devices{DevicesConfig: cfg, sets: map[string]int64{}}
+	d := &Devices{
+		DevicesConfig: cfg, sets: map[string]int64{}, kick: make(chan struct{}, 1), reached: make(chan struct{}),
+	}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	d.lists.init()
 	return d
@@ -85,7 +93,7 @@ func (d *Devices) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load what is told of devices: %w", err)
 	}
-	d.stored = d.at
+	d.stored, d.followed = d.at, d.at
 	named := d.Hub.WaitNamed()
 	if err := d.round(ctx); err != nil {
 		named.Close()
@@ -114,6 +122,7 @@ func (d *Devices) follow(named *notify.Waiter) {
 			d.keep(context.WithoutCancel(d.ctx), 1)
 			return
 		case <-named.C:
+		case <-d.kick:
 		}
 		for err := d.round(d.ctx); err != nil && d.ctx.Err() == nil; err = d.round(d.ctx) {
 			d.Log.Error("changes of devices cannot be told", "error", err)
@@ -142,8 +151,41 @@ func (d *Devices) round(ctx context.Context) error {
 			return err
 		}
 		d.at = s.upTo
+		d.reach(d.at)
 	}
 	return d.keep(ctx, keepEvery)
+}
+
+// reach lets those go on who wait for the follower.
+func (d *Devices) reach(at storage.Pos) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.followed = at
+	close(d.reached)
+	d.reached = make(chan struct{})
+}
+
+// caughtUp waits until everything that is published has been looked at.
+func (d *Devices) caughtUp(ctx context.Context) error {
+	for upTo := d.DB.Published(); ; {
+		d.mu.Lock()
+		followed, reached := d.followed, d.reached
+		d.mu.Unlock()
+		if followed >= upTo {
+			return nil
+		}
+		select {
+		case d.kick <- struct{}{}:
+		default:
+		}
+		select {
+		case <-reached:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.ctx.Done():
+			return errStopping
+		}
+	}
 }
 
 // keep stores how far the follower is if that is at least so many positions ahead of what is stored.
