@@ -117,14 +117,19 @@ func (p *parameter) inQuery() (list []trial) {
 
 // wholeBodies are bodies of which no part is read.
 func wholeBodies(needed bool) (list []trial) {
-	deep := strings.Repeat(`{"a":`, 100000) + `1` + strings.Repeat(`}`, 100000)
+	for name, raw := range map[string]func() string{
+		"100,000 deep":       func() string { return strings.Repeat(`{"a":`, 100000) + `1` + strings.Repeat(`}`, 100000) },
+		"100,000 open lists": func() string { return `{"a":` + strings.Repeat("[", 100000) },
+		"10 MB":              func() string { return `{"a":"` + strings.Repeat("x", 10<<20) + `"}` },
+	} {
+		list = append(list, trial{"body of " + name, true, func(r *request) { r.raw = []byte(raw()) }})
+	}
 	for name, raw := range map[string]string{
 		"a list": `[]`, "null": `null`, "a string": `"x"`, "a number": `1`, "true": `true`, "half an object": `{"a":1`, "a brace": `{`,
 		"a byte order mark": "\ufeff{}", "more behind it": `{} {}`, "text behind it": `{}x`, "doubled keys": `{"a":1,"a":2}`,
 		"doubled keys inside": `{"a":{"b":1,"b":2}}`, "no UTF-8": "{\"a\":\"\xff\"}", "a key that is no UTF-8": "{\"\xff\":1}",
 		"a NUL": "{\"a\":\"\x00\"}", "a number that is none": `{"a":01}`, "NaN": `{"a":NaN}`, "single quotes": `{'a':1}`,
-		"a comma too many": `{"a":1,}`, "100,000 deep": deep, "100,000 open lists": `{"a":` + strings.Repeat("[", 100000),
-		"10 MB": `{"a":"` + strings.Repeat("x", 10<<20) + `"}`, "UTF-16": "{\x00}\x00", "a form": "a=1&b=2",
+		"a comma too many": `{"a":1,}`, "UTF-16": "{\x00}\x00", "a form": "a=1&b=2",
 	} {
 		list = append(list, trial{"body of " + name, true, func(r *request) { r.raw = []byte(raw) }})
 	}
