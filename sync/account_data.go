@@ -126,6 +126,37 @@ func (s *Service) accountDataAct(user id.UserID, room id.RoomID, typ string) *st
 	}
 }
 
+// dataOfDevices begin the types of account data that belong to one device, before its name.
+//
+// https://github.com/matrix-org/matrix-spec-proposals/pull/3890
+var dataOfDevices = []string{"m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings."}
+
+// deleteDeviceData deletes the account data that belongs to devices, inside the act that removes them. The user's other
+// devices are told.
+func (s *Service) deleteDeviceData(tx *storage.Tx, at storage.Pos, user id.UserID, devices []id.DeviceID) error {
+	for _, device := range devices {
+		for _, typ := range dataOfDevices {
+			if err := s.deleteGlobalData(tx, at, user, typ+string(device)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Service) deleteGlobalData(tx *storage.Tx, at storage.Pos, user id.UserID, typ string) error {
+	content, err := tx.AccountData(user, "", typ)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && string(content) == deleted {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	act := s.accountDataAct(user, "", typ)
+	tx.Then(act.Committed, act.Announced)
+	return tx.PutAccountData(user, "", typ, []byte(deleted), at)
+}
+
 // dataChanged lets go what is kept elsewhere of account data.
 func (s *Service) dataChanged(user id.UserID, room id.RoomID, typ string) {
 	if room == "" {

@@ -38,7 +38,7 @@ func TestAccountDataIsKept(t *testing.T) {
 	s = alice.Sync(s.NextBatch)
 	require.JSONEq(t, `[{"type":"org.global","content":{"again":true}}]`, s.Get("account_data.events").Raw)
 	require.False(t, s.Get("rooms").Exists())
-	require.False(t, bob.Sync("").Get("account_data").Exists(), "another user")
+	require.Equal(t, `{"events":[]}`, bob.Sync("").Get("account_data").Raw, "another user")
 }
 
 // TestServersOwnAccountData is AD-02, PT-11 and PU-13: clients cannot set it here, but read it.
@@ -78,8 +78,8 @@ func TestAccountDataFilters(t *testing.T) {
 	require.Equal(t, `["org.a"]`, s.Get("account_data.events.#.type").Raw)
 	require.Equal(t, `["org.b"]`, s.Joined(room).Get("account_data.events.#.type").Raw)
 	s = ask(alice, "filter", `{"account_data":{"types":[]},"room":{"account_data":{"types":[]}}}`)
-	require.False(t, s.Get("account_data").Exists())
-	require.False(t, s.Joined(room).Get("account_data").Exists())
+	require.Equal(t, `{"events":[]}`, s.Get("account_data").Raw)
+	require.Equal(t, `{"events":[]}`, s.Joined(room).Get("account_data").Raw)
 }
 
 func tagPath(u *homeservertest.User, room, tag string) string {
@@ -252,6 +252,27 @@ func TestDeletedAccountData(t *testing.T) {
 		for _, kept := range []string{"m.fully_read", "m.push_rules"} {
 			remove(alice, at, kept).WantError(405, "M_BAD_JSON")
 		}
+	}
+}
+
+// TestAccountDataOfDevices (MSC3890): a device that goes takes with it how loud it was to be, and the others are told.
+func TestAccountDataOfDevices(t *testing.T) {
+	alice, _ := two(t)
+	gone, stays := alice.Login(), alice.Login()
+	types := func(device string) []string {
+		return []string{"m.local_notification_settings." + device, "org.matrix.msc3890.local_notification_settings." + device}
+	}
+	for _, typ := range append(types(gone.Device), types(stays.Device)...) {
+		setData(alice, typ, object{"is_silenced": true})
+	}
+	since := alice.Sync("").NextBatch
+	gone.Do("POST", clientV3+"/logout", nil).WantOK()
+	news := alice.Sync(since).Get("account_data.events")
+	require.ElementsMatch(t, types(gone.Device), strs(news.Get("#.type")))
+	require.Equal(t, `[{},{}]`, news.Get("#.content").Raw)
+	for i, typ := range types(gone.Device) {
+		alice.Do("GET", dataPath(alice, "", typ), nil).WantError(404, "M_NOT_FOUND")
+		alice.Do("GET", dataPath(alice, "", types(stays.Device)[i]), nil).WantOK()
 	}
 }
 

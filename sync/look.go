@@ -328,6 +328,9 @@ func (l *look) write() error {
 		return l.Filter.AccountData.Passes(d.Type, "") && !(l.initial && string(d.Content) == deleted)
 	})
 	l.out.said = global
+	if !global && l.initial {
+		l.out.key("account_data").raw(`{"events":[]}`)
+	}
 	l.writePresence()
 	if err := l.writeRooms(); err != nil {
 		return err

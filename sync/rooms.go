@@ -25,6 +25,8 @@ func (l *look) writeJoined(p *place) error {
 	}
 	if l.writeRoomData(p) {
 		said = true
+	} else if l.whole(p) {
+		l.out.key("account_data").raw(`{"events":[]}`)
 	}
 	if !said && !l.whole(p) {
 		l.out.cut(start)

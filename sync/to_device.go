@@ -363,8 +363,12 @@ func (s *Service) locals(messages map[id.UserID]map[id.DeviceID]json.RawMessage)
 	return taken
 }
 
-// DeletedDevices forgets the messages to devices that are gone, in the act that removes them: see auth.Dependant.
-func (s *Service) DeletedDevices(tx *storage.Tx, _ storage.Pos, user id.UserID, devices []id.DeviceID) error {
+// DeletedDevices forgets the messages to devices that are gone, and how loud they were to be, in the act that removes
+// them: see auth.Dependant.
+func (s *Service) DeletedDevices(tx *storage.Tx, at storage.Pos, user id.UserID, devices []id.DeviceID) error {
+	if err := s.deleteDeviceData(tx, at, user, devices); err != nil {
+		return err
+	}
 	return tx.DeleteToDevices(user, devices)
 }
 
