@@ -112,6 +112,7 @@ func unstableFeatures() map[string]bool {
 		"org.matrix.msc3981":        true, // /relations with recurse
 		"org.matrix.msc4155":        true, // whose invites are taken
 		"org.matrix.msc4306":        true, // subscriptions to threads
+		"org.matrix.msc4354":        true, // sticky events
 
 		"uk.half-shot.msc2666.query_mutual_rooms":        true,
 		"uk.half-shot.msc2666.query_mutual_rooms.stable": true,

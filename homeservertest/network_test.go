@@ -395,6 +395,43 @@ func TestTypingAndReceiptsAreTold(t *testing.T) {
 	})
 }
 
+// A server that a room's ACL denies hears nothing more of who types and what was read there, until it is let in again.
+func TestDeniedServersAreToldNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := homeservertest.NewNetwork(t)
+		hs, rogue := network.New("hs.test"), network.Rogue("rogue.test")
+		room, alice := roomWithTyping(t, hs, rogue)
+		path := "/_matrix/client/v3/rooms/" + room
+		acl := func(deny ...string) {
+			alice.SetState(room, "m.room.server_acl", "", map[string]any{"allow": []string{"*"}, "deny": deny}).WantOK()
+		}
+		told := func() (n int) {
+			settle(t, network)
+			for _, a := range rogue.Asked("/_matrix/federation/v1/send/") {
+				for _, edu := range gjson.GetBytes(a.Body, "edus").Array() {
+					if kind := edu.Get("edu_type").Str; kind == "m.typing" || kind == "m.receipt" {
+						n++
+					}
+				}
+			}
+			return n
+		}
+		speak := func() {
+			event := alice.Send(room, "hi")
+			alice.Do("PUT", path+"/typing/"+alice.ID, map[string]any{"typing": true, "timeout": 1000}).WantOK()
+			alice.Do("POST", path+"/receipt/m.read/"+event, map[string]any{}).WantOK()
+			time.Sleep(2 * time.Second)
+		}
+		acl("rogue.*")
+		before := told()
+		speak()
+		require.Equal(t, before, told())
+		acl("else.*")
+		speak()
+		require.Greater(t, told(), before)
+	})
+}
+
 // A server that is cut off gets what it missed when it is back.
 func TestPartition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

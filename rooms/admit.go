@@ -245,6 +245,8 @@ func (a *admission) receiveOld(ev *event.Event, stored *roomstate.Event, l *lack
 	if !ok {
 		return l, nil
 	}
+	// A sticky one may be from before the join of its reader, so far as the room still allows it.
+	g.Told = g.Flags == storage.Outlier && ev.Sticky() > 0 && a.byState(ev, a.w.Current()) == nil
 	_, err := a.put(ev, g)
 	return nil, err
 }

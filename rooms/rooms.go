@@ -78,6 +78,7 @@ type Service struct {
 	Config
 	lastCreated atomic.Int64 // the stamp of the latest m.room.create, in milliseconds
 	typists     typists      // whom other servers think to be typing
+	verdicts    verdicts     // whom the ACLs of rooms deny
 	lanes       lanes        // who asks other servers about a room
 	early       early        // redactions that came before their targets, and are on their way to storage
 	noticed     lanes        // who is told something in their room of notices
@@ -96,6 +97,7 @@ func New(cfg Config) *Service {
 	}
 	s := &Service{Config: cfg, listing: newListing(), spaces: newSpaces()}
 	s.schedule = newSchedule(s)
+	cfg.Cache.WatchArrivals(s.schedule.arrived)
 	cfg.Cache.Watch(s.listing.changed)
 	return s
 }

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -16,12 +17,17 @@ const (
 	idleSchedule = time.Hour        // how long it sleeps at most; then it forgets what is sticky no longer
 )
 
-// schedule sends events when their time has come. It has one goroutine and one timer, whatever is scheduled.
+// schedule sends events when their time has come, and sticky ones to servers that come later. It has one goroutine and
+// one timer, whatever is scheduled.
 type schedule struct {
 	*Service
-	changed chan struct{} // capacity 1: something may be due sooner
-	stop    context.CancelFunc
-	ended   chan struct{} // closed when the goroutine has ended
+	changed chan struct{} // capacity 1: something may be due sooner, or a server has arrived
+	swept   time.Time     // when it forgot last what is sticky no longer
+
+	mu       sync.Mutex // guards arrivals
+	arrivals []arrival
+	stop     context.CancelFunc
+	ended    chan struct{} // closed when the goroutine has ended
 }
 
 func newSchedule(s *Service) *schedule { return &schedule{Service: s, changed: make(chan struct{}, 1)} }
@@ -30,6 +36,9 @@ func newSchedule(s *Service) *schedule { return &schedule{Service: s, changed: m
 func (sc *schedule) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	sc.stop, sc.ended = stop, make(chan struct{})
+	if err := sc.Cache.LoadSticky(ctx); err != nil { // now: the first to ask has to find them
+		sc.complain(ctx, "read which events are sticky", err)
+	}
 	go sc.run(ctx)
 }
 
@@ -53,7 +62,8 @@ func (sc *schedule) look() {
 func (sc *schedule) run(ctx context.Context) {
 	defer close(sc.ended)
 	for ctx.Err() == nil {
-		timer := time.NewTimer(sc.work(ctx))
+		sc.sweep(ctx)
+		timer := time.NewTimer(min(sc.greet(ctx), sc.work(ctx)))
 		select {
 		case <-timer.C:
 		case <-sc.changed:

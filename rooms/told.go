@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/embedmatrix/homeserver/internal/event"
+	"github.com/embedmatrix/homeserver/internal/eventauth"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
 )
@@ -60,7 +62,7 @@ func (s *Service) tellRead(room *roomstate.Room, user id.UserID, atMS int64, mar
 
 // tell sends an EDU of a room to the other servers in it; key tells what it replaces from others of the room.
 func (s *Service) tell(room *roomstate.Room, eduType, key string, content any) {
-	servers := slices.DeleteFunc(room.Servers(), func(server id.ServerName) bool { return server == s.ServerName })
+	servers := s.listeners(room)
 	if len(servers) == 0 {
 		return
 	}
@@ -69,6 +71,61 @@ func (s *Service) tell(room *roomstate.Room, eduType, key string, content any) {
 		return // of strings and numbers, it never fails
 	}
 	s.Peers.SendEDU(servers, eduType, string(room.ID)+" "+key, encoded)
+}
+
+// listeners are the other servers in a room whom its ACL does not deny: they would tell nobody what they hear.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#server-access-control-lists-acls-for-rooms
+func (s *Service) listeners(room *roomstate.Room) []id.ServerName {
+	acl, err := room.StateEvent(context.Background(), room.View().State, "m.room.server_acl", "")
+	if err != nil {
+		return nil // it need not arrive
+	}
+	servers := slices.DeleteFunc(room.Servers(), func(server id.ServerName) bool { return server == s.ServerName })
+	if acl == nil || len(servers) == 0 {
+		return servers
+	}
+	return s.verdicts.allowed(room.Num, acl.Event, servers)
+}
+
+// maxVerdicts is of how many rooms the verdicts of their ACLs are kept.
+const maxVerdicts = 1000
+
+// verdicts remembers whom the ACLs of rooms deny, so that each server is compared with each pattern once.
+type verdicts struct {
+	mu    sync.Mutex // guards rooms and what is in it
+	rooms map[int64]*verdict
+}
+
+type verdict struct {
+	acl     id.EventID
+	allowed map[id.ServerName]bool
+}
+
+// allowed takes out of servers, which it may change, whom the ACL of a room denies.
+func (v *verdicts) allowed(room int64, acl *event.Event, servers []id.ServerName) []id.ServerName {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	known := v.rooms[room]
+	if known == nil || known.acl != acl.ID {
+		if v.rooms == nil || len(v.rooms) >= maxVerdicts {
+			v.rooms = map[int64]*verdict{}
+		}
+		known = &verdict{acl.ID, map[id.ServerName]bool{}}
+		v.rooms[room] = known
+	}
+	var rules *eventauth.ACL
+	return slices.DeleteFunc(servers, func(server id.ServerName) bool {
+		ok, judged := known.allowed[server]
+		if !judged {
+			if rules == nil {
+				rules = eventauth.ReadACL(acl)
+			}
+			ok = rules.Allows(server)
+			known.allowed[server] = ok
+		}
+		return !ok
+	})
 }
 
 // Others are told again that somebody still types, before they would stop believing it.

@@ -485,7 +485,7 @@ func TestUpgradeWithOddDirectChats(t *testing.T) {
 	hs := homeservertest.New(t)
 	alice := hs.User("alice")
 	path := v3 + "/user/" + alice.ID + "/account_data/m.direct"
-	for _, odd := range []string{`{"@x:y":"ROOM","@z:y":["ROOM"]}`, `{"@x:y":[1,"ROOM"]}`, `{}`} {
+	for _, odd := range []string{`{"@x:y":"ROOM","@z:y":["ROOM"]}`, `{"@x:y":[1,"ROOM"]}`, `{"@x:y":7}`} {
 		room := alice.CreateRoom(homeservertest.Private)
 		odd = strings.ReplaceAll(odd, "ROOM", room)
 		alice.Do("PUT", path, []byte(odd)).WantOK()

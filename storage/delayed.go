@@ -3,6 +3,7 @@ package storage
 import (
 	"database/sql"
 	"errors"
+	"slices"
 
 	"github.com/embedmatrix/homeserver/internal/id"
 )
@@ -144,13 +145,16 @@ type Sticky struct {
 
 const selectSticky = `
 	SELECT room, arrived, pos, expires_ms FROM mx_sticky
-	WHERE room = $1 AND arrived > $2 AND arrived <= $3 AND expires_ms > $4 ORDER BY arrived, pos LIMIT $5`
+	WHERE room = $1 AND arrived > $2 AND arrived <= $3 AND expires_ms > $4 ORDER BY arrived DESC, pos DESC LIMIT $5`
 
-// Sticky returns the events of a room that arrived in (from, to] and are still sticky, oldest first, at most limit.
+// Sticky returns the events of a room that arrived in (from, to] and are still sticky, oldest first, of more than limit the
+// newest.
 func (tx *Tx) Sticky(room int64, from, to Pos, nowMS int64, limit int) ([]Sticky, error) {
-	return collect(tx, func(row *sql.Rows, s *Sticky) error {
+	list, err := collect(tx, func(row *sql.Rows, s *Sticky) error {
 		return row.Scan(&s.Room, &s.Arrived, &s.Pos, &s.ExpiresMS)
 	}, selectSticky, room, from, to, nowMS, limit)
+	slices.Reverse(list)
+	return list, err
 }
 
 const selectStickyRooms = `SELECT room, max(expires_ms) FROM mx_sticky WHERE expires_ms > $1 GROUP BY room`

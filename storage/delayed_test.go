@@ -88,7 +88,7 @@ func TestSticky(t *testing.T) {
 			return list
 		}
 		require.Equal(t, []storage.Pos{at, at + 1}, sticky(1, 0, at+5, 0, 10))
-		require.Equal(t, []storage.Pos{at}, sticky(1, 0, at+5, 0, 1))
+		require.Equal(t, []storage.Pos{at + 1}, sticky(1, 0, at+5, 0, 1), "the newest")
 		require.Equal(t, []storage.Pos{at + 1}, sticky(1, at, at+5, 0, 10), "(from, to]")
 		require.Equal(t, []storage.Pos{at}, sticky(1, 0, at, 0, 10))
 		require.Equal(t, []storage.Pos{at + 1}, sticky(1, 0, at+5, 100, 10), "sticky no longer")

@@ -460,6 +460,9 @@ func (l *look) oneEvent(p *place, event id.EventID) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := v.Aggregate(l.ctx, []*roomstate.Event{e}); err != nil {
+		return nil, err
+	}
 	err = l.oldEvent(v, e, seen)
 	return l.out.b, err
 }

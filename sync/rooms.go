@@ -82,7 +82,11 @@ func (l *look) writeHistory(p *place) (said bool, err error) {
 	if err := l.writeState(v, state); err != nil {
 		return false, err
 	}
-	said = sum != nil || len(state) > 0 || len(t.events) > 0 || t.limited
+	sticky, err := l.writeSticky(p, v, t)
+	if err != nil {
+		return false, err
+	}
+	said = sum != nil || len(state) > 0 || len(t.events) > 0 || t.limited || sticky
 	return said, l.writeTimeline(p, v, t)
 }
 

@@ -43,6 +43,7 @@ type Event struct {
 	// In room versions 1 and 2 it contains event_id.
 	JSON []byte
 
+	stickyMS   int32  // see Sticky
 	content    []byte // part of JSON
 	stateKey   string // what StateKey points to
 	membership string
@@ -79,6 +80,7 @@ func appendClient(dst []byte, e *Event, room bool) []byte {
 	dst = appendClientContent(dst, e)
 	dst = append(dst, `,"event_id":`...)
 	dst = canonjson.AppendString(dst, string(e.ID))
+	dst = e.appendSticky(dst)
 	dst = append(dst, `,"origin_server_ts":`...)
 	dst = appendInt(dst, e.OriginServerTS)
 	if e.Redacts != "" {

@@ -91,6 +91,7 @@ func ParseTrusted(rules *roomversion.Rules, raw []byte, eid id.EventID, room id.
 type fields struct {
 	authEvents, content, depth, eventID, hashes, originServerTS, prevEvents []byte
 	redacts, roomID, sender, signatures, stateKey, eventType, unsigned      []byte
+	sticky                                                                  []byte
 
 	unsignedEnd int // where unsigned ends
 }
@@ -114,6 +115,8 @@ func scan(canonical []byte) (fields, bool) {
 			f.eventID = value
 		case "hashes":
 			f.hashes = value
+		case stickyKey:
+			f.sticky = value
 		case "origin_server_ts":
 			f.originServerTS = value
 		case "prev_events":
@@ -374,7 +377,9 @@ func firstOfPair(pair []byte) []byte {
 
 // event makes the event of what was gathered, but for its id and room.
 func (r *reader) event(rules *roomversion.Rules, canonical []byte, f *fields) *Event {
-	e := &Event{Depth: r.depth, OriginServerTS: r.ts, Rules: rules, JSON: canonical, content: f.content}
+	e := &Event{
+		Depth: r.depth, OriginServerTS: r.ts, Rules: rules, JSON: canonical, content: f.content, stickyMS: readSticky(f.sticky),
+	}
 	all, taken := r.join(), 0
 	next := func() string { // cuts the string into its texts again
 		n := len(r.text(taken))

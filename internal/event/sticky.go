@@ -16,14 +16,24 @@ const stickyKey = "msc4354_sticky"
 
 // Sticky returns for how long an event is to reach everybody in its room from when it was sent; 0 for one that says
 // nothing of it, or not as it should be said. What is longer than MaxSticky counts as that.
-func (e *Event) Sticky() time.Duration {
-	value := canonjson.Get(e.JSON, stickyKey)
+func (e *Event) Sticky() time.Duration { return time.Duration(e.stickyMS) * time.Millisecond }
+
+// readSticky reads the member that says so, nil when there is none.
+func readSticky(value []byte) (ms int32) {
 	if value == nil {
 		return 0
 	}
-	ms, ok := canonjson.Int(canonjson.Get(value, "duration_ms"))
-	if !ok || ms <= 0 {
+	n, ok := canonjson.Int(canonjson.Get(value, "duration_ms"))
+	if !ok || n <= 0 {
 		return 0
 	}
-	return time.Duration(min(ms, MaxSticky.Milliseconds())) * time.Millisecond
+	return int32(min(n, MaxSticky.Milliseconds()))
+}
+
+// appendSticky appends for clients for how long the event is sticky, if it is.
+func (e *Event) appendSticky(dst []byte) []byte {
+	if e.stickyMS == 0 {
+		return dst
+	}
+	return append(appendInt(append(dst, `,"`+stickyKey+`":{"duration_ms":`...), int64(e.stickyMS)), '}')
 }

@@ -65,6 +65,7 @@ func (s Seen) Redacted() (Seen, error) {
 // Spec: https://spec.matrix.org/latest/client-server-api/#definition-clientevent_unsigneddata
 type Unsigned struct {
 	AgeMS         int64
+	StickyMS      int64  // for how much longer the event is sticky
 	TransactionID string // only for the device that sent the event
 
 	// Of the state event before this one. PrevContent and PrevSender only if the reader may see it.
@@ -108,6 +109,9 @@ func (s Seen) appendUnsigned(dst []byte, u Unsigned) []byte {
 	}
 	dst = appendRaw(dst, `,"m.relations":`, u.Relations)
 	dst = appendText(dst, `,"membership":`, s.membership)
+	if u.StickyMS != 0 {
+		dst = strconv.AppendInt(append(dst, `,"msc4354_sticky_duration_ttl_ms":`...), u.StickyMS, 10)
+	}
 	dst = appendRaw(dst, `,"prev_content":`, u.PrevContent)
 	dst = appendText(dst, `,"prev_sender":`, string(u.PrevSender))
 	dst = appendRaw(dst, `,"redacted_because":`, u.RedactedBecause)

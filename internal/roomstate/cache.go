@@ -56,6 +56,7 @@ type Cache struct {
 	config Config
 
 	ignores  ignores
+	stickies stickies
 	oldRooms atomic.Int64  // one more than the number up to which rooms may be that old, 0 while that was not read
 	watch    []func(*Room) // called when the current state of a room has changed
 

@@ -28,6 +28,7 @@ type Graft struct {
 	Ord        int64       // the place of an event of the past in the room's history; 0 for one that arrives now
 	Anew       bool        // the room begins here for this server: what it thought the head was counts no more
 	Hidden     bool        // with Flags 0: it is accepted and on the head all the same
+	Told       bool        // of an outlier: everybody in the room is told of it as long as it is sticky
 	Relay      bool        // it is sent on to the other servers of the room, but for NotTo
 	Awaits     id.EventID  // the event that a redaction would redact, while it is not here
 	RedactedBy storage.Pos // the redaction that came before the event, which is given in its redacted form
@@ -308,6 +309,7 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 		w.send(act, p, before)
 	}
 	p.Now = w.head.state
+	w.stick(act, p)
 	w.placeGaps(act, p)
 	if g.begins() {
 		w.began.Store(p.Depth + 1)

@@ -182,7 +182,7 @@ func (v *Viewer) unsigned(ctx context.Context, e *Event) (eventauth.Unsigned, er
 
 // beside is unsigned without the redaction.
 func (v *Viewer) beside(ctx context.Context, e *Event) (eventauth.Unsigned, error) {
-	u := eventauth.Unsigned{AgeMS: max(1, v.Now.UnixMilli()-e.OriginServerTS)}
+	u := eventauth.Unsigned{AgeMS: max(1, v.Now.UnixMilli()-e.OriginServerTS), StickyMS: e.StickyFor(v.Now).Milliseconds()}
 	if e.Txn != "" && e.Sender == v.User && e.Device == v.Device {
 		u.TransactionID = e.Txn
 	}

@@ -72,6 +72,8 @@ type proposal struct {
 	auth   []*Event // with state: its auth events, nil for one that is not here
 	sentTo []id.ServerName
 	graft  *grafted // of an event that did not come about on the room's head
+
+	stickyEnd int64 // until when it is sticky, in milliseconds; 0: it is not
 }
 
 // arrives reports whether the event becomes part of the timeline by this act.
@@ -420,6 +422,7 @@ func (w *Writer) placeEvent(act *storage.Act, p *proposal, at storage.Pos) error
 		w.move(Member{id.UserID(*p.StateKey), p.Membership(), p.Pos, at})
 	}
 	w.settle(p)
+	w.stick(act, p)
 	w.addRows(act, p)
 	w.send(act, p, before)
 	return nil
@@ -511,7 +514,7 @@ func (w *Writer) committed() {
 		p := &w.plan[i]
 		w.keepEvent(p)
 		w.redact(p)
-		if !p.arrives() && !p.moves() {
+		if !p.arrives() && !p.moves() && p.stickyEnd == 0 {
 			continue
 		}
 		changes = append(changes, w.changes(p, p.Arrived())...)
@@ -519,8 +522,13 @@ func (w *Writer) committed() {
 			w.cache.users.moved(w.ID, m)
 		}
 	}
+	w.stuck()
+	arrived := w.arrivals()
 	if before := w.View().State; w.show() != before || w.redactsState() {
 		w.cache.changed(w.Room)
+	}
+	for _, server := range arrived {
+		w.cache.stickies.arrived(w.Room, server)
 	}
 	w.cache.hub.Record(changes...)
 	if w.with != nil {
