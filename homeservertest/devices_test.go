@@ -16,6 +16,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/embedmatrix/homeserver/homeservertest"
+	"github.com/embedmatrix/homeserver/internal/signing"
 )
 
 // awaitSync syncs on from a token until an answer passes, for at most as long as the conformance demands, and returns it.
@@ -48,7 +49,6 @@ func sendTo(u *homeservertest.User, user, device, text string) {
 		"messages": object{user: object{device: object{"text": text}}},
 	}).WantOK()
 }
-
 
 func rename(u *homeservertest.User, name string) {
 	u.Do("PUT", "/_matrix/client/v3/devices/"+url.PathEscape(u.Device), object{"display_name": name}).WantOK()
@@ -444,6 +444,37 @@ func TestDeviceListUpdatesSent(t *testing.T) {
 	gone.Do("POST", "/_matrix/client/v3/logout", object{}).WantOK()
 	s.await(gone, "deleted", "true")
 	require.Empty(t, s.edus("m.signing_key_update"))
+}
+
+// crossKey is a cross-signing key for a use.
+func crossKey(t *testing.T, user, usage string) (key object, public string) {
+	pair, err := signing.Generate(nil)
+	require.NoError(t, err)
+	public = signing.Encode(pair.Public())
+	return object{"user_id": user, "usage": []string{usage}, "keys": object{"ed25519:" + public: public}}, public
+}
+
+// TestSigningKeyUpdates is FT-11: cross-signing keys are told to other servers, and taken from them.
+func TestSigningKeyUpdates(t *testing.T) {
+	s := newStage(t)
+	s.tells(1, s.device("D", "", "key"))
+	queryKeys(s.alice, s.mallory)
+	since := s.alice.Sync("").NextBatch
+	for _, eduType := range []string{"m.signing_key_update", "org.matrix.signing_key_update"} {
+		master, public := crossKey(t, s.mallory, "master")
+		s.rogue.Send(s.hs, nil, homeservertest.EDU(eduType, object{"user_id": s.mallory, "master_key": master})).WantOK()
+		since = awaitSync(t, s.alice, since, 10*time.Second, hasChanged(s.mallory)).NextBatch
+		answer := s.alice.Do("POST", "/_matrix/client/v3/keys/query", object{"device_keys": object{s.mallory: []string{}}}).WantOK()
+		require.Contains(t, answer.Get("master_keys").Raw, public)
+	}
+	require.Equal(t, 1, s.times())
+
+	master, public := crossKey(t, s.alice.ID, "master")
+	s.alice.Do("POST", "/_matrix/client/v3/keys/device_signing/upload", object{"master_key": master}).WantOK()
+	require.Eventually(t, func() bool {
+		list := s.edus("m.signing_key_update")
+		return len(list) > 0 && strings.Contains(list[0].Get("master_key").Raw, public) && list[0].Get("user_id").Str == s.alice.ID
+	}, 10*time.Second, 5*time.Millisecond, "%v", s.edus("m.signing_key_update"))
 }
 
 // TestUserDevices is FQ-06 for those who are not there.
