@@ -14,8 +14,8 @@ type DeviceChange struct {
 	Audience id.UserID   // the only one who is told; empty: all who share a room with User, and User
 }
 
-// keptChanges is how many rows of changes are kept of a user: the latest. It is more than one act ever writes, so that
-// the last change of everything that matters stays.
+// keptChanges is of how many changes of a user that all are told of the rows are kept: the latest, so that the last change
+// of everything that matters stays.
 const keptChanges = 2000
 
 const insertDeviceChange = `
@@ -23,29 +23,29 @@ const insertDeviceChange = `
 	ON CONFLICT (user_id, pos, device_id, audience) DO NOTHING`
 
 const deleteOldDeviceChanges = `
-	DELETE FROM mx_device_changes WHERE user_id = $1 AND pos <
-		(SELECT pos FROM mx_device_changes WHERE user_id = $1 ORDER BY pos DESC LIMIT 1 OFFSET $2)`
+	DELETE FROM mx_device_changes WHERE user_id = $1 AND audience = '' AND pos <
+		(SELECT pos FROM mx_device_changes WHERE user_id = $1 AND audience = '' ORDER BY pos DESC LIMIT 1 OFFSET $2)`
 
-// PutDeviceChange adds a change. It is told as of its position.
-func (tx *Tx) PutDeviceChange(c DeviceChange) error {
-	if _, err := tx.exec(insertDeviceChange, c.User, c.Pos, c.Device, c.Audience); err != nil {
-		return err
+const deleteDeviceChangesBefore = `DELETE FROM mx_device_changes WHERE user_id = $1 AND audience = $2 AND pos < $3`
+
+// PutDeviceChange adds a change, the same of more devices, and forgets old ones. It is told as of its position. Of the changes that one other user is told of the last one is kept: they are not counted
+// among the others, or whoever signs a key often could have those forgotten.
+func (tx *Tx) PutDeviceChange(c DeviceChange, more ...id.DeviceID) error {
+	for _, device := range append([]id.DeviceID{c.Device}, more...) {
+		if _, err := tx.exec(insertDeviceChange, c.User, c.Pos, device, c.Audience); err != nil {
+			return err
+		}
 	}
-	_, err := tx.exec(deleteOldDeviceChanges, c.User, keptChanges)
+	query, bound := deleteOldDeviceChanges, []any{c.User, keptChanges}
+	if c.Audience != "" {
+		query, bound = deleteDeviceChangesBefore, []any{c.User, c.Audience, c.Pos}
+	}
+	_, err := tx.exec(query, bound...)
 	return err
 }
 
 func scanDeviceChange(row *sql.Rows, c *DeviceChange) error {
 	return row.Scan(&c.User, &c.Pos, &c.Device, &c.Audience)
-}
-
-const selectDeviceChanges = `
-	SELECT user_id, pos, device_id, audience FROM mx_device_changes
-	WHERE pos > $1 AND pos <= $2 ORDER BY pos LIMIT $3`
-
-// DeviceChanges returns the changes of all users in (from, to], oldest first, at most limit.
-func (tx *Tx) DeviceChanges(from, to Pos, limit int) ([]DeviceChange, error) {
-	return collect(tx, scanDeviceChange, selectDeviceChanges, from, to, limit)
 }
 
 const selectDeviceChangesOf = `
