@@ -73,14 +73,22 @@ type row struct {
 	args []any
 }
 
-// then is what follows the commit of an act beside what the act says itself.
-type then struct{ committed, announced func(first Pos) }
+// then is what follows the commit of an act beside what the act says itself, or its doubt.
+type then struct{ committed, announced, doubted func(first Pos) }
 
 // Then lets committed and announced be called as Act.Committed and Act.Announced are, behind those of the act whose
 // function runs now: for what is done inside an act of somebody else. Either may be nil.
 func (tx *Tx) Then(committed, announced func(first Pos)) {
 	if tx.act != nil {
-		tx.act.then = append(tx.act.then, then{committed, announced})
+		tx.act.then = append(tx.act.then, then{committed: committed, announced: announced})
+	}
+}
+
+// Doubt lets fn be called in the place of what Then says when nobody knows whether the act whose function runs now was
+// written: its answer is ErrAway. It may not wait.
+func (tx *Tx) Doubt(fn func(first Pos)) {
+	if tx.act != nil {
+		tx.act.then = append(tx.act.then, then{doubted: fn})
 	}
 }
 

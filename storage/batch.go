@@ -373,8 +373,11 @@ func (a *Act) tell() {
 		a.Committed(a.first)
 	}
 	for _, t := range a.then {
-		if a.err == nil && t.committed != nil {
+		switch {
+		case a.err == nil && t.committed != nil:
 			t.committed(a.first)
+		case t.doubted != nil && errors.Is(a.err, ErrAway):
+			t.doubted(a.first)
 		}
 	}
 }

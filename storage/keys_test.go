@@ -223,9 +223,6 @@ func TestDeviceChanges(t *testing.T) {
 		of, err := ask(t, db, func(tx *storage.Tx) ([]storage.DeviceChange, error) { return tx.DeviceChangesOf(alice, first, third) })
 		require.NoError(t, err)
 		require.Equal(t, []storage.DeviceChange{{User: alice, Pos: third}}, of)
-		all, err := ask(t, db, func(tx *storage.Tx) ([]storage.DeviceChange, error) { return tx.DeviceChanges(0, third, 3) })
-		require.NoError(t, err)
-		require.Len(t, all, 3)
 		changers := func(viewer id.UserID, from storage.Pos, users ...id.UserID) []id.UserID {
 			list, err := ask(t, db, func(tx *storage.Tx) ([]id.UserID, error) { return tx.DeviceChangers(viewer, users, from, third) })
 			require.NoError(t, err)
@@ -235,6 +232,46 @@ func TestDeviceChanges(t *testing.T) {
 		require.Equal(t, []id.UserID{alice, bob}, changers(alice, 0, alice))
 		require.Equal(t, []id.UserID{alice}, changers(bob, 0, alice, bob))
 		require.Empty(t, changers(alice, second, bob))
+	})
+}
+
+// TestDeviceChangesAreBounded: of the changes that one user alone is told of the last stays, and they push nothing out
+// that all are told of.
+func TestDeviceChangesAreBounded(t *testing.T) {
+	everywhere(t, func(t *testing.T, db *storage.DB, _ *storagetest.Faulty) {
+		var devices []id.DeviceID
+		for i := range 100 {
+			devices = append(devices, id.DeviceID(fmt.Sprint("D", i)))
+		}
+		put := func(audience id.UserID, positions ...storage.Pos) {
+			change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
+				for _, pos := range positions {
+					require.NoError(t, tx.PutDeviceChange(storage.DeviceChange{User: alice, Pos: pos, Audience: audience}, devices...))
+				}
+				return nil
+			})
+		}
+		of := func(from, to storage.Pos) []storage.DeviceChange {
+			list, err := ask(t, db, func(tx *storage.Tx) ([]storage.DeviceChange, error) { return tx.DeviceChangesOf(alice, from, to) })
+			require.NoError(t, err)
+			return list
+		}
+		positions := func(from storage.Pos) (list []storage.Pos) {
+			for pos := range storage.Pos(25) {
+				list = append(list, from+pos)
+			}
+			return list
+		}
+		put("", 1)
+		put(bob, positions(2)...)
+		require.Len(t, of(0, 1), 101)
+		require.Empty(t, of(1, 25))
+		require.Len(t, of(25, 26), 101)
+		put("", positions(101)...)
+		require.Len(t, of(25, 26), 101)
+		require.Empty(t, of(0, 1))
+		require.Empty(t, of(100, 105))
+		require.Len(t, of(105, 125), 20*101)
 	})
 }
 
@@ -344,7 +381,8 @@ func TestDeleteKeysOf(t *testing.T) {
 	})
 }
 
-// What Tx.Then adds is called once, after the commit, and not at all when the act is refused.
+// What Tx.Then adds is called once, after the commit, and not at all when the act is refused. What Tx.Doubt adds is called
+// when nobody knows.
 func TestThen(t *testing.T) {
 	everywhere(t, func(t *testing.T, db *storage.DB, faulty *storagetest.Faulty) {
 		var log []string
@@ -359,6 +397,10 @@ func TestThen(t *testing.T) {
 					log = append(log, "announced")
 				})
 				tx.Then(nil, nil)
+				tx.Doubt(func(at storage.Pos) {
+					require.Equal(t, pos, at)
+					log = append(log, "doubted")
+				})
 				return fail
 			})
 		}
@@ -366,5 +408,14 @@ func TestThen(t *testing.T) {
 		require.Equal(t, []string{"committed", "announced"}, log)
 		require.ErrorIs(t, do(storage.ErrNotFound), storage.ErrNotFound)
 		require.Len(t, log, 2)
+		faulty.Fail(func(c storagetest.Call) error {
+			if c.Op == storagetest.Committed || c.Op == storagetest.Begin && c.N == 2 {
+				return storagetest.ErrFault
+			}
+			return nil
+		})
+		require.ErrorIs(t, do(nil), storage.ErrAway)
+		faulty.Fail(nil)
+		require.Equal(t, []string{"committed", "announced", "doubted"}, log)
 	})
 }

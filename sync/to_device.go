@@ -245,7 +245,10 @@ func (s *Service) toDeviceAct(p *parcel) *storage.Act {
 	}
 	last := func(first storage.Pos) storage.Pos { return first + storage.Pos(positions) - 1 }
 	act := &storage.Act{Positions: positions}
-	act.Do = func(tx *storage.Tx, first storage.Pos) error { return s.storeParcel(tx, first, p) }
+	act.Do = func(tx *storage.Tx, first storage.Pos) error {
+		tx.Doubt(func(first storage.Pos) { s.owe(p.servers, last(first)) }) // else they would be passed over
+		return s.storeParcel(tx, first, p)
+	}
 	act.Committed = func(first storage.Pos) {
 		s.inboxes.stored(p.devices, first)
 		s.owe(p.servers, last(first))

@@ -55,15 +55,13 @@ func (s *Service) stream(c *httpapi.Call, name string) (token.Stream, error) {
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#tracking-the-device-list-for-a-user
 func (s *Service) Changed(tx *storage.Tx, at storage.Pos, user id.UserID, devices ...id.DeviceID) error {
-	if len(devices) == 0 {
+	if len(devices) == 0 || user.Server() != s.ServerName { // which device of another server's user it was nobody asks
 		devices = []id.DeviceID{""}
 	}
-	for _, device := range devices {
-		if err := tx.PutDeviceChange(storage.DeviceChange{User: user, Pos: at, Device: device}); err != nil {
-			return err
-		}
+	if err := tx.PutDeviceChange(storage.DeviceChange{User: user, Pos: at, Device: devices[0]}, devices[1:]...); err != nil {
+		return err
 	}
-	tx.Then(s.record(user), func(storage.Pos) { s.Hub.Wake(nil, user) })
+	s.record(tx, user)
 	return nil
 }
 
@@ -73,11 +71,13 @@ func (s *Service) changedFor(tx *storage.Tx, at storage.Pos, viewer, user id.Use
 	if err != nil {
 		return err
 	}
-	tx.Then(s.record(viewer), func(storage.Pos) { s.Hub.Wake(nil, viewer) })
+	s.record(tx, viewer)
 	return nil
 }
 
-// record lets readers find the change of a user without asking storage.
-func (s *Service) record(user id.UserID) func(storage.Pos) {
-	return func(at storage.Pos) { s.Hub.Record(notify.Change{Pos: at, Kind: notify.Device, User: user}) }
+// record lets readers find the change of a user without asking storage, unless nobody knows whether it was stored.
+func (s *Service) record(tx *storage.Tx, user id.UserID) {
+	tx.Then(func(at storage.Pos) { s.Hub.Record(notify.Change{Pos: at, Kind: notify.Device, User: user}) },
+		func(storage.Pos) { s.Hub.Wake(nil, user) })
+	tx.Doubt(s.Hub.Doubt)
 }

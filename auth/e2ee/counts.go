@@ -113,4 +113,5 @@ func (c *countCache) forget(key deviceKey) {
 func (s *Service) recount(tx *storage.Tx, user id.UserID, device id.DeviceID) {
 	forget := func(storage.Pos) { s.counts.forget(deviceKey{user, device}) }
 	tx.Then(forget, func(storage.Pos) { s.Hub.Wake(nil, user) })
+	tx.Doubt(forget)
 }
