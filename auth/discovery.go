@@ -106,6 +106,7 @@ func unstableFeatures() map[string]bool {
 		"org.matrix.msc3391":        true, // deletion of account data
 		"org.matrix.msc3440.stable": true, // threads
 		"org.matrix.msc3771":        true, // receipts of threads
+		"org.matrix.msc3814":        true, // dehydrated devices
 		"org.matrix.msc3827.stable": true, // the directory by types of rooms
 		"org.matrix.msc3874":        true, // filters by rel_type
 		"org.matrix.msc3912":        true, // redactions with what relates to an event

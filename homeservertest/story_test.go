@@ -130,6 +130,7 @@ func tell(t *testing.T, client *http.Client) {
 	find(alice, bob)
 	listen(alice, bob, here)
 	encrypt(alice, bob)
+	dehydrate(alice)
 	nameRooms(alice, here)
 	moderate(alice, bob, here)
 	replace(alice, bob, here)

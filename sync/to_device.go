@@ -372,6 +372,9 @@ func (s *Service) DeletedDevices(tx *storage.Tx, at storage.Pos, user id.UserID,
 	if err := s.deleteDeviceData(tx, at, user, devices); err != nil {
 		return err
 	}
+	if err := tx.DeleteDehydratedDevices(user, devices); err != nil {
+		return err
+	}
 	return tx.DeleteToDevices(user, devices)
 }
 

@@ -4,6 +4,7 @@ import "github.com/embedmatrix/homeserver/internal/httpapi"
 
 // Routes returns the rows of this package.
 func (s *Service) Routes() []httpapi.Route {
+	const dehydratedPath = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 	return []httpapi.Route{
 		// keys.go, query.go, claim.go, changes.go
 		httpapi.Handle(httpapi.GuestOK, "POST /_matrix/client/v3/keys/upload", s.uploadKeys),
@@ -16,6 +17,12 @@ func (s *Service) Routes() []httpapi.Route {
 			httpapi.MaxBody(maxCrossSigningBody), httpapi.Also("POST /_matrix/client/unstable/keys/device_signing/upload")),
 		httpapi.Handle(httpapi.Authed, "POST /_matrix/client/v3/keys/signatures/upload", s.uploadCrossSigningSignatures,
 			httpapi.Also("POST /_matrix/client/unstable/keys/signatures/upload")),
+
+		// dehydrated.go
+		httpapi.Handle(httpapi.Authed, "PUT "+dehydratedPath, s.putDehydratedDevice, httpapi.MaxBody(maxDehydratedBody)),
+		httpapi.Handle(httpapi.Authed, "GET "+dehydratedPath, s.getDehydratedDevice),
+		httpapi.Handle(httpapi.Authed, "DELETE "+dehydratedPath, s.deleteDehydratedDevice),
+		httpapi.Handle(httpapi.Authed, "POST "+dehydratedPath+"/{deviceId}/events", s.getDehydratedEvents),
 
 		// key_backup.go
 		httpapi.Handle(httpapi.Authed, "POST /_matrix/client/v3/room_keys/version", s.postRoomKeysVersion, httpapi.RateLimited()),
