@@ -1,12 +1,18 @@
 package e2ee_test
 
 import (
+	"context"
 	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/embedmatrix/homeserver/auth/e2ee"
 	"github.com/embedmatrix/homeserver/homeservertest"
+	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/signing"
 )
 
@@ -235,6 +241,48 @@ func TestSignaturesAreSeen(t *testing.T) {
 	require.Len(t, at(r, "device_keys", alice.ID, alice.Device, "signatures", alice.ID).Map(), 1)
 	require.False(t, at(r, "master_keys", bob.ID, "signatures").Exists())
 	require.False(t, at(r, "master_keys", alice.ID, "signatures").Exists())
+}
+
+// However many devices a user has, the master key with their signatures can be told to other servers: what could not
+// would keep back whatever else they have to get.
+func TestSignaturesAreBounded(t *testing.T) {
+	ctx, alice := context.Background(), id.UserID("@alice:hs.test")
+	s := newService(t)
+	i := &identity{t: t, user: string(alice), master: seeded("m"), self: seeded("s"), userSigns: seeded("u")}
+	require.NoError(t, s.SetCrossSigning(ctx, alice, readKeys(t, i), false))
+	refused := 0
+	for n := range 60 {
+		d := person(t, s, string(alice), fmt.Sprint(strings.Repeat("long", 60), n))
+		d.puts(t, s, M{})
+		signed := must(json.Marshal(sign(t, string(alice), d.key, i.masterKey())))
+		failures, err := s.AddSignatures(ctx, alice, e2ee.SignedKeys{alice: {public(i.master): signed}})
+		require.NoError(t, err)
+		if why := failures[alice][public(i.master)]; why != nil {
+			require.Equal(t, "M_TOO_LARGE", why.Code)
+			refused++
+		}
+	}
+	require.NotZero(t, refused)
+	keys, err := s.Query(ctx, alice, e2ee.Query{alice: nil}, 0)
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(keys.Master[alice]), 16<<10)
+	require.Greater(t, len(keys.Master[alice]), 15<<10)
+}
+
+// A key of which one signature is bad gets none of the others either.
+func TestSignaturesOfAKeyAreTakenTogether(t *testing.T) {
+	hs := homeservertest.New(t)
+	one := users(t, hs, "alice")[0]
+	two := newDevice(t, one.Login())
+	one.publish(0)
+	two.publish(0)
+	i := newIdentity(t, one, "one")
+	one.crossSign(i.all()).WantOK()
+	both := sign(t, one.ID, one.key, i.masterKey())
+	both["signatures"].(M)[one.ID].(M)[two.key.ID] = both["signatures"].(M)[one.ID].(M)[one.key.ID]
+	r := one.signatures(M{one.ID: M{public(i.master): both}})
+	require.Equal(t, "M_INVALID_SIGNATURE", at(r, "failures", one.ID, public(i.master), "errcode").String())
+	require.False(t, at(one.query(one.ID), "master_keys", one.ID, "signatures").Exists())
 }
 
 // C-79, EK-12: each signature fails by itself, and nothing of it is stored.

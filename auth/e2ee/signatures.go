@@ -203,17 +203,39 @@ func (a *adding) putSignature(name string, of id.UserID, known, object []byte, k
 	return a.tx.PutKeySignature(storage.KeySignature{User: of, KeyName: name, Signer: a.user, KeyID: keyID, Signature: text})
 }
 
-// addToMaster adds the signatures of the own master key by own devices.
+// addToMaster adds the signatures of the own master key by own devices, all or none.
 func (a *adding) addToMaster(object []byte) error {
 	master := a.own[usageMaster]
 	if !sameKey(master.Key, object) {
 		return mxerr.InvalidSignature.With("what is signed is not the master key")
 	}
-	devices, err := a.tx.DeviceKeys(a.user)
+	signers, err := a.deviceSigners(object)
 	if err != nil {
 		return err
 	}
-	good, added := 0, false
+	if err := a.fits(master, object, signers); err != nil {
+		return err
+	}
+	added := false
+	for _, keyID := range signers {
+		fresh, err := a.putSignature(master.Public, a.user, master.Key, object, keyID)
+		if err != nil {
+			return err
+		}
+		added = added || fresh
+	}
+	if !added {
+		return nil
+	}
+	return a.Changed(a.tx, a.at, a.user)
+}
+
+// deviceSigners returns the names of the keys of own devices, at least one, by which an object is signed.
+func (a *adding) deviceSigners(object []byte) (signers []string, err error) {
+	devices, err := a.tx.DeviceKeys(a.user)
+	if err != nil {
+		return nil, err
+	}
 	for _, d := range devices {
 		keyID := signing.Algorithm + ":" + string(d.Device)
 		public, ok := signingKey(d.Device, d.Keys)
@@ -221,22 +243,33 @@ func (a *adding) addToMaster(object []byte) error {
 			continue
 		}
 		if signing.VerifyJSON(string(a.user), keyID, public, object) != nil {
-			return mxerr.InvalidSignature.With("the signature by the device %s is not good", clip(string(d.Device)))
+			return nil, mxerr.InvalidSignature.With("the signature by the device %s is not good", clip(string(d.Device)))
 		}
-		good++
-		fresh, err := a.putSignature(master.Public, a.user, master.Key, object, keyID)
-		if err != nil {
+		signers = append(signers, keyID)
+	}
+	if signers == nil {
+		return nil, mxerr.InvalidSignature.With("no device of the user has signed this")
+	}
+	return signers, nil
+}
+
+// fits refuses signatures with which a key would be too large to be told to other servers.
+func (a *adding) fits(k storage.CrossSigningKey, object []byte, signers []string) error {
+	signed, err := signatures(a.tx, "", []id.UserID{a.user})
+	if err != nil {
+		return err
+	}
+	whole := signed.of(a.user, k.Public, k.Key)
+	for _, keyID := range signers {
+		text, _ := canonjson.String(canonjson.Get(object, "signatures", string(a.user), keyID))
+		if whole, err = signing.AddSignature(whole, string(a.user), keyID, text); err != nil {
 			return err
 		}
-		added = added || fresh
 	}
-	if good == 0 {
-		return mxerr.InvalidSignature.With("no device of the user has signed this")
+	if len(whole) > maxKeys {
+		return mxerr.TooLarge.With("a key may have %d bytes with its signatures", maxKeys)
 	}
-	if !added {
-		return nil
-	}
-	return a.Changed(a.tx, a.at, a.user)
+	return nil
 }
 
 // sameKey reports whether two objects differ in nothing but signatures.
