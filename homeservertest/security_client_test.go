@@ -65,16 +65,16 @@ const clientCases = `
 	C-69  homeservertest.TestC69Names rooms.TestProfileRefusals rooms.TestProfileLimitIsForTheWhole
 	C-70  homeservertest.TestC70Crowd
 	C-71  homeservertest.TestC71WalksBesideSenders rooms.TestMessagesRefusals
-	C-73  e2ee.TestBounds
+	C-73  e2ee.TestC73KeysAreBounded
 	C-75  rooms.TestLongChains rooms.TestRecursion rooms.TestBadRelationRequests
 	C-77  homeservertest.TestC77Typing rooms.TestTyping
-	C-79  e2ee.TestSignaturesRefused
-	C-81  e2ee.TestUploadRefuses e2ee.TestIdentityKeysStay
-	C-83  e2ee.TestFallbackKey e2ee.TestClaimsAtOnce
-	C-84  e2ee.TestBackupRefuses e2ee.TestBackupReplacement e2ee.TestBackupLarge
+	C-79  e2ee.TestC79SignaturesRefused
+	C-81  e2ee.TestUploadRefuses e2ee.TestC81IdentityKeysStay
+	C-83  e2ee.TestC83FallbackKeys e2ee.TestClaimsAtOnce
+	C-84  e2ee.TestC84BackupRefuses e2ee.TestBackupReplacement e2ee.TestC84LargeBackups
 	C-86  sync.TestToDevice sync.TestToDeviceWildcard; kill -9: with the appliance's TestKill
-	C-88  e2ee.TestDeleteDevice e2ee.TestSignaturesOfADeviceGo sync.TestToDeviceDeleted; pushers: with push
-	C-89  e2ee.TestQueryTellsNothingOfAccounts
+	C-88  e2ee.TestC88DeletedDevices e2ee.TestSignaturesOfADeviceGo sync.TestToDeviceDeleted; pushers: with push
+	C-89  e2ee.TestC89QueryTellsNothingOfAccounts
 `
 
 // Every case of hostile clients is proved by tests that there are, or says what becomes of it.
