@@ -41,7 +41,7 @@ type dehydratedDevice struct {
 //
 // The dehydrated device that the user had before goes, with its messages. A session's device cannot be taken.
 //
-// https://spec.matrix.org/latest/client-server-api/#device-management (MSC3814)
+// https://github.com/matrix-org/matrix-spec-proposals/pull/3814
 func (s *Service) putDehydratedDevice(ctx context.Context, c *httpapi.Call, in *dehydratedBody) (*dehydratedDevice, error) {
 	data, err := canonjson.Append(nil, in.Data)
 	switch {
@@ -118,7 +118,7 @@ var errNotDehydrated = mxerr.NotFound.With("you have no such dehydrated device")
 
 // getDehydratedDevice implements GET /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device.
 //
-// https://spec.matrix.org/latest/client-server-api/#device-management (MSC3814)
+// https://github.com/matrix-org/matrix-spec-proposals/pull/3814
 func (s *Service) getDehydratedDevice(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*dehydratedDevice, error) {
 	var d storage.DehydratedDevice
 	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -133,7 +133,7 @@ func (s *Service) getDehydratedDevice(ctx context.Context, c *httpapi.Call, _ *h
 
 // deleteDehydratedDevice implements DELETE /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device.
 //
-// https://spec.matrix.org/latest/client-server-api/#device-management (MSC3814)
+// https://github.com/matrix-org/matrix-spec-proposals/pull/3814
 func (s *Service) deleteDehydratedDevice(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*dehydratedDevice, error) {
 	var d storage.DehydratedDevice
 	err := s.DB.Write(ctx, func(tx *storage.Tx, at storage.Pos) (err error) {
@@ -160,7 +160,7 @@ type dehydratedEvents struct {
 //
 // It tells messages to the device in order, behind next_batch if that is sent. None is deleted: they go with the device.
 //
-// https://spec.matrix.org/latest/client-server-api/#device-management (MSC3814)
+// https://github.com/matrix-org/matrix-spec-proposals/pull/3814
 func (s *Service) getDehydratedEvents(ctx context.Context, c *httpapi.Call, in *struct {
 	Next string `json:"next_batch"`
 }) (*dehydratedEvents, error) {
