@@ -2,8 +2,10 @@ package homeserver
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +19,9 @@ import (
 )
 
 // newMedia makes the content repository, nil when the host keeps no files.
-func newMedia(cfg Config, server id.ServerName, h *house) *media.Service {
+func newMedia(cfg Config, server id.ServerName, h *house) (_ *media.Service, err error) {
 	if cfg.Media == nil {
-		return nil
+		return nil, nil
 	}
 	c := media.Config{
 		ServerName: server, Store: cfg.Media, DB: h.db, Now: cfg.Now, Rand: cfg.Rand, Limits: cfg.MediaLimits,
@@ -29,9 +31,11 @@ func newMedia(cfg Config, server id.ServerName, h *house) *media.Service {
 		c.Remote = remoteMedia{federation.NewClient(h.peers.wire, h.peers.ring)}
 	}
 	if cfg.Previews.Enabled {
-		c.Previews = h.newPreviews(cfg)
+		if c.Previews, err = h.newPreviews(cfg); err != nil {
+			return nil, err
+		}
 	}
-	return media.New(c)
+	return media.New(c), nil
 }
 
 // Previews are what web pages say of themselves, for clients that show it beside a link. They are off by default: whoever
@@ -46,17 +50,33 @@ type Previews struct {
 	AllowNets, DenyNets []netip.Prefix
 	AllowPrivate        bool
 
+	// ExtraRoots are certificate authorities that are trusted beside those of the system.
+	ExtraRoots []*x509.Certificate
+
 	// Resolver looks names up. Nil: the system's.
 	Resolver Resolver
 }
 
-func (h *house) newPreviews(cfg Config) *media.Previews {
+// faults are what is wrong with the fields.
+func (p Previews) faults() []error {
+	if slices.Contains(p.ExtraRoots, nil) {
+		return []error{errors.New("a certificate in Previews.ExtraRoots is nil")}
+	}
+	return nil
+}
+
+func (h *house) newPreviews(cfg Config) (*media.Previews, error) {
 	p := cfg.Previews
+	roots, err := rootsWith(p.ExtraRoots)
+	if err != nil {
+		return nil, err
+	}
 	client, hangUp := wire.Browser(wire.Config{
-		DNS: p.Resolver, Networks: wire.Networks{AllowPrivate: p.AllowPrivate, Allow: p.AllowNets, Deny: p.DenyNets}, Now: cfg.Now,
+		Roots: roots, DNS: p.Resolver, Now: cfg.Now,
+		Networks: wire.Networks{AllowPrivate: p.AllowPrivate, Allow: p.AllowNets, Deny: p.DenyNets},
 	})
 	h.hangUp = hangUp
-	return &media.Previews{Client: client, May: wire.MayBrowse}
+	return &media.Previews{Client: client, May: wire.MayBrowse}, nil
 }
 
 func (h *house) openMedia(ctx context.Context) error {

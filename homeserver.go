@@ -280,6 +280,7 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.Calls.Validate())
 	errs = append(errs, c.Federation.faults()...)
+	errs = append(errs, c.Previews.faults()...)
 	return errors.Join(errs...)
 }
 

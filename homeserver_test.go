@@ -117,6 +117,7 @@ func TestValidate(t *testing.T) {
 		"former keys":  func(c *homeserver.Config) { c.OldSigningKeys = []homeserver.OldSigningKey{{ID: "ed25519:a"}} },
 		"networks":     func(c *homeserver.Config) { c.Federation.DenyNets = make([]netip.Prefix, 1) },
 		"roots":        func(c *homeserver.Config) { c.Federation.ExtraRoots = make([]*x509.Certificate, 1) },
+		"web roots":    func(c *homeserver.Config) { c.Previews.ExtraRoots = make([]*x509.Certificate, 1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := good

@@ -92,7 +92,9 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	if h.auth, err = newAuth(cfg, server, h); err != nil {
 		return err
 	}
-	h.media = newMedia(cfg, server, h)
+	if h.media, err = newMedia(cfg, server, h); err != nil {
+		return err
+	}
 	h.peers.answer(cfg, h, server, key)
 	h.route(cfg)
 	if err := h.auth.Start(ctx); err != nil {

@@ -214,7 +214,7 @@ func (p *peers) part(ctx context.Context) (err error) {
 
 func newWire(cfg Config, server id.ServerName, key signing.Key) (*wire.Client, error) {
 	f := cfg.Federation
-	roots, err := f.roots()
+	roots, err := rootsWith(f.ExtraRoots)
 	if err != nil {
 		return nil, err
 	}
@@ -247,16 +247,16 @@ func ownKeys(cfg Config, key signing.Key) []keyring.OwnKey {
 	return own
 }
 
-// roots are the certificate authorities of the system and the extra ones; nil when there are no extra ones.
-func (f Federation) roots() (*x509.CertPool, error) {
-	if len(f.ExtraRoots) == 0 {
+// rootsWith are the certificate authorities of the system and extra ones; nil when there are no extra ones.
+func rootsWith(extra []*x509.Certificate) (*x509.CertPool, error) {
+	if len(extra) == 0 {
 		return nil, nil
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate authorities of the system: %w", err)
 	}
-	for _, root := range f.ExtraRoots {
+	for _, root := range extra {
 		pool.AddCert(root)
 	}
 	return pool, nil

@@ -2,7 +2,10 @@ package media_test
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -47,6 +50,20 @@ func page(contentType, text string) func(http.ResponseWriter) {
 	return func(w http.ResponseWriter) {
 		w.Header().Set("Content-Type", contentType)
 		fmt.Fprint(w, text)
+	}
+}
+
+// Pages whose certificates are of an authority that only the host trusts.
+func TestPreviewsOfExtraRoots(t *testing.T) {
+	site := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		page("text/html", `<title>within</title>`)(w)
+	}))
+	site.Config.ErrorLog = log.New(io.Discard, "", 0) // of refused certificates
+	t.Cleanup(site.Close)
+	for title, roots := range map[string][]*x509.Certificate{"": nil, "within": {site.Certificate()}} {
+		hs := homeservertest.New(t, previewing, func(c *homeserver.Config) { c.Previews.ExtraRoots = roots })
+		w := preview(hs, hs.User("alice"), site.URL)
+		require.Equal(t, title, gjson.Get(w.Body.String(), "og:title").Str, "%d %s", w.Code, w.Body)
 	}
 }
 

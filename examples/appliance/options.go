@@ -42,7 +42,7 @@ func parse(args []string, out io.Writer) (*options, error) {
 	flags.StringVar(&o.federationAddr, "federation-addr", "", "`ADDRESS` for other servers; without it they are not talked to")
 	flags.StringVar(&o.tlsCert, "tls-cert", "", "certificate `FILE` of --federation-addr, which is plain HTTP without")
 	flags.StringVar(&o.tlsKey, "tls-key", "", "key `FILE` of --tls-cert")
-	flags.StringVar(&o.caCert, "ca-cert", "", "`FILE` with an extra root for requests to other servers")
+	flags.StringVar(&o.caCert, "ca-cert", "", "`FILE` with an extra root for requests to other servers and web pages")
 	flags.StringVar(&o.database, "database", "", "SQLite `PATH` or postgres:// URL (default homeserver.db in --data-dir)")
 	flags.StringVar(&o.registration, "registration", "closed", "who may make accounts: `open|token|closed`")
 	flags.StringVar(&o.sharedSecret, "registration-shared-secret", "", "`SECRET` of /_synapse/admin/v1/register; no such endpoint if empty")
@@ -127,7 +127,8 @@ func (o *options) config(log *slog.Logger) (homeserver.Config, error) {
 		Federation: homeserver.Federation{
 			Enabled: o.federationAddr != "", AllowPrivate: o.privateNets, ExtraRoots: o.roots,
 		},
-		Logger: log,
+		Previews: homeserver.Previews{ExtraRoots: o.roots},
+		Logger:   log,
 	}
 	if o.conformant {
 		conform(&cfg)
@@ -143,7 +144,7 @@ func conform(cfg *homeserver.Config) {
 	cfg.PasswordCost = auth.Cheap()
 	cfg.PublishByAnyone = true
 	cfg.MediaWithoutToken = true
-	cfg.Previews = homeserver.Previews{Enabled: true, AllowPrivate: true}
+	cfg.Previews.Enabled, cfg.Previews.AllowPrivate = true, true
 	cfg.Federation.Enabled = true
 	cfg.Federation.AllowPrivate = true
 	cfg.ServerNotices.Localpart = "_server"
