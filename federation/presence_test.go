@@ -46,7 +46,9 @@ func TestPresenceBetweenServers(t *testing.T) {
 		time.Sleep(time.Second) // what came before the room is looked at again
 		network.Settle(t.Context())
 		require.Equal(t, "before", presenceOf(bob, alice.ID).Get("status_msg").Str)
-		require.Equal(t, "unavailable", presenceOf(alice, bob.ID).Get("presence").Str)
+		joined := presenceOf(alice, bob.ID)
+		require.Equal(t, "away", joined.Get("status_msg").Str)
+		require.Equal(t, "online", joined.Get("presence").Str, "who joins does something")
 
 		setPresence(alice, "online", "Update for room members")
 		time.Sleep(time.Second)

@@ -57,6 +57,7 @@ func (s *Service) createRoom(ctx context.Context, c *httpapi.Call, in *NewRoom) 
 	if err != nil {
 		return nil, err
 	}
+	s.Presence.Active(c.User, c.Device)
 	return &roomID{room}, nil
 }
 
@@ -394,16 +395,14 @@ func (b *blueprint) member(user id.UserID, membership string) Draft {
 
 // presetDrafts are the events of the preset, without those that initial_state brings itself.
 func (b *blueprint) presetDrafts() []Draft {
-	joinRule := "invite"
+	joinRule, guests := "invite", "can_join"
 	if b.Preset == "public_chat" {
-		joinRule = "public"
+		joinRule, guests = "public", "forbidden"
 	}
 	list := []Draft{
 		b.state("m.room.join_rules", map[string]any{"join_rule": joinRule}),
 		b.state("m.room.history_visibility", map[string]any{"history_visibility": "shared"}),
-	}
-	if b.Preset != "public_chat" { // whose guest_access is forbidden, as it is without the event
-		list = append(list, b.state("m.room.guest_access", map[string]any{"guest_access": "can_join"}))
+		b.state("m.room.guest_access", map[string]any{"guest_access": guests}),
 	}
 	return slices.DeleteFunc(list, func(d Draft) bool {
 		return slices.ContainsFunc(b.InitialState, func(st InitialState) bool { return st.Type == d.Type && st.StateKey == "" })

@@ -110,6 +110,7 @@ func (s *Service) joinCall(ctx context.Context, c *httpapi.Call, room id.RoomID,
 		return nil, err
 	}
 	delete(*in, "third_party_signed") // a proof for the server, no part of the event
+	s.Presence.Active(c.User, c.Device)
 	return &roomID{room}, s.SetMembership(ctx, Change{
 		Room: room, Sender: c.User, Target: c.User, Membership: "join", Reason: reason,
 		Content: *in, Device: c.Device, Guest: c.Guest, Via: via,

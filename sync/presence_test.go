@@ -194,6 +194,19 @@ func TestPresenceOfNewMembers(t *testing.T) {
 	require.Empty(t, present(quiet(bob, left.NextBatch)), "who has left is told nothing")
 }
 
+// Nor is it left out that somebody is offline, when it is known since when.
+func TestPresenceOfNewMembersWhoAreOffline(t *testing.T) {
+	alice, bob := two(t)
+	room := alice.CreateRoom(public)
+	aliceKnows, bobKnows := quiet(alice, "").NextBatch, quiet(bob, "").NextBatch
+	bob.MustJoin(room)
+	joined := quiet(bob, bobKnows)
+	require.Equal(t, states{alice.ID: "offline"}, present(joined))
+	require.True(t, joined.Get("presence.events.0.content.last_active_ago").Exists())
+	require.Empty(t, present(quiet(bob, joined.NextBatch)))
+	require.Equal(t, states{bob.ID: "offline"}, present(quiet(alice, aliceKnows)))
+}
+
 // PR-05: a new name is told with the presence.
 func TestPresenceTellsNewNames(t *testing.T) {
 	alice, bob := two(t)

@@ -146,9 +146,9 @@ func (p *Presence) Syncing(user id.UserID, name id.DeviceID, s State) (ended fun
 }
 
 // Active says that a user has done something with a device: whoever was unavailable is online again. Whoever is offline
-// stays so.
+// stays so; nobody is told, but Of knows when it was.
 func (p *Presence) Active(user id.UserID, name id.DeviceID) {
-	p.change(user, known, func(who *person, now time.Time) {
+	p.change(user, quietly, func(who *person, now time.Time) {
 		who.LastActive = now
 		if who.State == Offline {
 			return
@@ -229,9 +229,10 @@ func (who *person) dropDevice() {
 type adoption uint8
 
 const (
-	known  adoption = iota // none
-	ours                   // local ones
-	theirs                 // users of other servers, unless there are too many
+	known   adoption = iota // none
+	ours                    // local ones
+	quietly                 // local ones, which is no news
+	theirs                  // users of other servers, unless there are too many
 )
 
 // change lets fn change what is known of a user, who may become known; false when they do not.
@@ -252,7 +253,10 @@ func (p *Presence) changed(user id.UserID, adopt adoption, fn func(*person, time
 	defer p.mu.Unlock()
 	who := p.people[user]
 	if who == nil && adopt != known {
-		who = p.adoptLocked(user, adopt == ours, now)
+		who = p.adoptLocked(user, adopt != theirs, now)
+		if adopt == quietly {
+			who.Number = p.now
+		}
 	}
 	if who == nil {
 		return false, false

@@ -105,6 +105,26 @@ func TestPresenceActivityIsNoNews(t *testing.T) {
 	})
 }
 
+// Of who is offline and does something it is known when; nobody is told.
+func TestPresenceOfTheOfflineWhoAct(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t)
+		now := w.Now()
+		w.Active(alice, phone)
+		w.is(alice, offline, false)
+		st, _ := w.Of(alice)
+		require.Equal(t, time.Now(), st.LastActive)
+		require.Equal(t, now, w.Now())
+		list, _ := w.Since(0, 10)
+		require.Empty(t, list)
+		_, next := w.Expire(time.Now())
+		require.Zero(t, next, "nothing will be over")
+		w.Set(alice, phone, online, "")
+		list, _ = w.Since(now, 10)
+		require.Len(t, list, 1)
+	})
+}
+
 // The best of a user's devices counts, each by what it last said.
 func TestPresenceOfDevices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
