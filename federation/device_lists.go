@@ -241,16 +241,9 @@ func (l *remoteLists) place(server id.ServerName) chan struct{} {
 
 // ask asks for the list of a user and stores it, or awaits whoever does already. It is asked for even when ctx ends.
 func (d *Devices) ask(ctx context.Context, user id.UserID, force bool) error {
-	f, mine := d.lists.fly(user, d.DB.Published())
+	f := d.flight(user, d.DB.Published(), force)
 	if f == nil {
 		return errStopping
-	}
-	if mine {
-		d.tasks.Go(func() {
-			defer close(f.done)
-			f.err = d.fly(user, f, force)
-			d.lists.land(user)
-		})
 	}
 	select {
 	case <-f.done:
@@ -260,18 +253,25 @@ func (d *Devices) ask(ctx context.Context, user id.UserID, force bool) error {
 	}
 }
 
-func (l *remoteLists) fly(user id.UserID, asked storage.Pos) (f *listFlight, mine bool) {
+// flight returns the flight of a list, which begins if there is none; nil when this server is stopping.
+func (d *Devices) flight(user id.UserID, asked storage.Pos, force bool) *listFlight {
+	l := &d.lists
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, false
+		return nil
 	}
 	if f := l.flights[user]; f != nil {
-		return f, false
+		return f
 	}
-	f = &listFlight{asked: asked, done: make(chan struct{})}
+	f := &listFlight{asked: asked, done: make(chan struct{})}
 	l.flights[user] = f
-	return f, true
+	d.tasks.Go(func() { // under the lock: Close closes the lists before it awaits the tasks
+		defer close(f.done)
+		f.err = d.fly(user, f, force)
+		l.land(user)
+	})
+	return f
 }
 
 func (l *remoteLists) land(user id.UserID) {
@@ -814,10 +814,15 @@ func (d *Devices) apply(tx *storage.Tx, at storage.Pos, list storage.DeviceList,
 	return true, d.Changed(tx, at, u.User, u.Device)
 }
 
-// applyDevice stores what an update says of a device. One without keys, or with keys that cannot be taken, has none.
+// applyDevice stores what an update says of a device. One without keys, or with keys that cannot be taken, has none, nor has
+// one that is too many.
 func (d *Devices) applyDevice(tx *storage.Tx, u *deviceUpdate) error {
+	others, err := tx.OtherDeviceKeys(u.User, u.Device)
+	if err != nil {
+		return err
+	}
 	keys, err := e2ee.CheckRemoteDeviceKeys(u.User, u.Device, u.Keys)
-	if u.Deleted || err != nil {
+	if u.Deleted || err != nil || others >= maxListedDevices {
 		return tx.DeleteDeviceKeys(u.User, []id.DeviceID{u.Device})
 	}
 	return tx.PutDeviceKeys(storage.DeviceKeys{User: u.User, Device: u.Device, Keys: keys, Name: clipName(u.Name)})
@@ -838,6 +843,7 @@ func (d *Devices) ReceiveSigningKeys(ctx context.Context, origin id.ServerName, 
 	if err := d.concerns(ctx, origin, u.User); err != nil {
 		return err
 	}
+	d.lists.spoil([]id.UserID{u.User}, maxPosition) // an answer that is under way may not have these keys
 	told := d.checkCrosses(u.User, u.Master, u.SelfSigning)
 	current := false
 	err := d.DB.Write(ctx, func(tx *storage.Tx, at storage.Pos) error {

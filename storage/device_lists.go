@@ -157,3 +157,10 @@ const selectStaleDeviceLists = `SELECT user_id FROM mx_device_lists WHERE NOT is
 func (tx *Tx) StaleDeviceLists(limit int) ([]id.UserID, error) {
 	return collect(tx, value[id.UserID], selectStaleDeviceLists, limit)
 }
+
+const countOtherDeviceKeys = `SELECT count(*) FROM mx_device_keys WHERE user_id = $1 AND device_id <> $2`
+
+// OtherDeviceKeys returns how many devices of a user but one have keys.
+func (tx *Tx) OtherDeviceKeys(user id.UserID, but id.DeviceID) (int, error) {
+	return one(tx, value[int], countOtherDeviceKeys, user, but)
+}
