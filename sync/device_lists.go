@@ -243,10 +243,19 @@ func (d *devices) moved(roomID id.RoomID, user id.UserID) error {
 	return nil
 }
 
-// changers adds those whose devices have changed.
+// changers adds those whose devices have changed. Storage is asked only if somebody may be among them whom the user sees.
 func (d *devices) changers(n news) error {
-	if n.whole && len(n.changers) == 0 {
-		return nil
+	if n.whole {
+		seen, err := d.sharing(n.changers)
+		if err != nil {
+			return err
+		}
+		if _, own := n.changers[d.User]; own {
+			seen[d.User] = struct{}{}
+		}
+		if n.changers = seen; len(seen) == 0 {
+			return nil
+		}
 	}
 	return d.DB.Read(d.ctx, func(tx *storage.Tx) error {
 		list, err := d.readChangers(tx, n)

@@ -56,3 +56,30 @@ func TestChangesInDoubt(t *testing.T) {
 	engine.Fail(nil)
 	require.False(t, bob.Sync("").Get("device_one_time_keys_count.plain").Exists())
 }
+
+// TestChangesOfStrangers: who shares no room with somebody whose devices have changed does not ask storage about it.
+func TestChangesOfStrangers(t *testing.T) {
+	engine := storagetest.NewFaulty(sqlite.Memory(), nil)
+	hs := homeservertest.New(t, func(c *homeserver.Config) { c.Storage = engine })
+	alice, bob, carol := hs.User("alice"), hs.User("bob"), hs.User("carol")
+	bob.MustJoin(alice.CreateRoom(homeservertest.Public))
+	asked := func(fn func()) (n int) {
+		engine.Fail(func(c storagetest.Call) error {
+			if c.Op == storagetest.Query && strings.Contains(c.Text, "mx_device_changes") && strings.Contains(c.Text, "audience") {
+				n++
+			}
+			return nil
+		})
+		fn()
+		engine.Fail(nil)
+		return n
+	}
+	since := alice.Sync("").NextBatch
+	changeDevices(carol)
+	require.Zero(t, asked(func() { since = alice.Sync(since).NextBatch }))
+	changeDevices(bob)
+	require.Equal(t, 1, asked(func() {
+		changed, _ := lists(alice.Sync(since))
+		require.Equal(t, sorted(bob), changed)
+	}))
+}
