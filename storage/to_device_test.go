@@ -54,7 +54,9 @@ func TestToDevice(t *testing.T) {
 		change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteToDevice(phone, 12) })
 		require.Equal(t, [2]storage.Pos{13, 14}, between(phone))
 		require.Equal(t, [2]storage.Pos{12, 12}, between(desk))
-		change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteToDevices(alice, []id.DeviceID{"DESK", "NONE"}) })
+		change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
+			return tx.DeleteToDevices(alice, []id.DeviceID{"DESK", "NONE"})
+		})
 		require.Zero(t, between(desk))
 		require.Equal(t, [2]storage.Pos{13, 14}, between(phone))
 	})
@@ -91,7 +93,9 @@ func TestOutgoingEDUs(t *testing.T) {
 			return tx.InsertOutgoingEDU("two", storage.OutgoingEDU{Pos: 2, EDU: []byte("[]")})
 		})
 		of := func(server id.ServerName, after, upTo storage.Pos, limit int) []storage.OutgoingEDU {
-			list, err := ask(t, db, func(tx *storage.Tx) ([]storage.OutgoingEDU, error) { return tx.OutgoingEDUs(server, after, upTo, limit) })
+			list, err := ask(t, db, func(tx *storage.Tx) ([]storage.OutgoingEDU, error) {
+				return tx.OutgoingEDUs(server, after, upTo, limit)
+			})
 			require.NoError(t, err)
 			return list
 		}
@@ -121,11 +125,15 @@ func TestDehydratedDevices(t *testing.T) {
 		}
 		require.Empty(t, put("A"))
 		require.Equal(t, id.DeviceID("A"), put("B"))
-		change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteDehydratedDevices(alice, []id.DeviceID{"A"}) })
+		change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
+			return tx.DeleteDehydratedDevices(alice, []id.DeviceID{"A"})
+		})
 		d, err := ask(t, db, func(tx *storage.Tx) (storage.DehydratedDevice, error) { return tx.DehydratedDevice(alice) })
 		require.NoError(t, err)
 		require.Equal(t, "B", string(d.Data))
-		change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteDehydratedDevices(alice, []id.DeviceID{"B"}) })
+		change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
+			return tx.DeleteDehydratedDevices(alice, []id.DeviceID{"B"})
+		})
 		_, err = ask(t, db, func(tx *storage.Tx) (storage.DehydratedDevice, error) { return tx.DehydratedDevice(alice) })
 		require.ErrorIs(t, err, storage.ErrNotFound)
 	})
