@@ -107,7 +107,9 @@ func TestProfileKeepsWhatIsLegal(t *testing.T) {
 	setField(alice, "displayname", odd).WantOK()
 	require.Equal(t, odd, bob.Do("GET", profilePath(alice.ID), nil).WantOK().Get("displayname").String())
 	require.Equal(t, odd, alice.State(room, "m.room.member", alice.ID).WantOK().Get("displayname").String())
-	require.Equal(t, odd, lookUp(bob, "gnp").Get("results.0.display_name").String())
+	found := lookUp(bob, "gnp").Get("results.0")
+	require.Equal(t, odd, found.Get("display_name").String())
+	require.False(t, found.Get("avatar_url").Exists(), "what is no mxc URI is found nowhere")
 
 	const unstable = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/"
 	path := unstable + url.PathEscape(alice.ID) + "/us.cloke.msc4175.tz"

@@ -81,6 +81,9 @@ func (s *Service) findPeople(ctx context.Context, user id.UserID, term string, l
 	people = slices.CompactFunc(people, func(a, b storage.Person) bool { return a.User == b.User })
 	found.Limited = more || len(people) > limit
 	for _, p := range people[:min(len(people), limit)] {
+		if !strings.HasPrefix(p.Avatar, "mxc://") {
+			p.Avatar = "" // clients take it for an mxc URI: that of the specification is one
+		}
 		found.Results = append(found.Results, foundPerson{p.User, p.Name, p.Avatar})
 	}
 	return found, nil
