@@ -95,16 +95,6 @@ func (c *caller) event() string {
 	return c.once("event", func() string { return c.user("alice").Send(c.room(), "hi") })
 }
 
-// thread is the root of a thread.
-func (c *caller) thread() string {
-	return c.once("thread", func() string {
-		c.user("bob").SendEvent(c.room(), "m.room.message", object{
-			"msgtype": "m.text", "body": "yes", "m.relates_to": object{"rel_type": "m.thread", "event_id": c.event()},
-		}).WantOK()
-		return c.event()
-	})
-}
-
 // state is a state event "org.example.state" with the key "key".
 func (c *caller) state() string {
 	return c.once("state", func() string {

@@ -46,7 +46,7 @@ func (c Calls) Validate() error {
 	var errs []error
 	for _, uri := range c.TURN {
 		if !strings.HasPrefix(uri, "turn:") && !strings.HasPrefix(uri, "turns:") {
-			errs = append(errs, fmt.Errorf("Calls.TURN: %q begins neither with turn: nor with turns:", uri))
+			errs = append(errs, fmt.Errorf("Calls.TURN: %q has neither the scheme turn nor turns", uri))
 		}
 	}
 	if len(c.TURN) > 0 && c.Secret == "" && (c.Username == "" || c.Password == "") {

@@ -241,10 +241,3 @@ func (tx *Tx) DeleteDeviceList(user id.UserID) error {
 	return nil
 }
 
-// ignoreMissing turns ErrNotFound into nil.
-func ignoreMissing(err error) error {
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	return err
-}

@@ -190,8 +190,7 @@ func TestOutgoingDevices(t *testing.T) {
 
 func TestDeviceListsOfOthers(t *testing.T) {
 	everywhere(t, func(t *testing.T, db *storage.DB, _ *storagetest.Faulty) {
-		var last storage.Pos
-		last = change(t, db, func(tx *storage.Tx, pos storage.Pos) error {
+		last := change(t, db, func(tx *storage.Tx, pos storage.Pos) error {
 			require.NoError(t, tx.PutDeviceList(storage.DeviceList{User: alice, Stream: 1, Current: true}))
 			require.NoError(t, tx.PutDeviceList(storage.DeviceList{User: bob}))
 			require.NoError(t, tx.PutDeviceKeys(storage.DeviceKeys{User: bob, Device: "A", Keys: []byte("{}")}))
