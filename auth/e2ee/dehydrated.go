@@ -78,8 +78,11 @@ func (s *Service) putDehydratedDevice(ctx context.Context, c *httpapi.Call, in *
 
 // dehydrate makes the device in the place of the one before.
 func (s *Service) dehydrate(tx *storage.Tx, at storage.Pos, d storage.DehydratedDevice, name string) error {
-	if reserved, err := s.Reserved(tx, d.User, d.ID); err != nil || reserved {
-		return errors.Join(err, mxerr.InvalidParam.With("the device id is the name of a key"))
+	switch reserved, err := s.Reserved(tx, d.User, d.ID); {
+	case err != nil:
+		return err
+	case reserved:
+		return mxerr.InvalidParam.With("the device id is the name of a key")
 	}
 	old, err := tx.PutDehydratedDevice(d)
 	if err != nil {
