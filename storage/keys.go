@@ -2,7 +2,6 @@ package storage
 
 import (
 	"database/sql"
-	"errors"
 
 	"github.com/embedmatrix/homeserver/internal/id"
 )
@@ -240,4 +239,3 @@ func (tx *Tx) DeleteDeviceList(user id.UserID) error {
 	}
 	return nil
 }
-
