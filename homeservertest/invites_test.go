@@ -1,6 +1,7 @@
 package homeservertest_test
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,4 +26,22 @@ func TestALateLeaveTakesNoInviteBack(t *testing.T) {
 	require.NotEmpty(t, bob.Sync("").Invited(room.ID).Raw, "the invite")
 	rogue.Send(server, []homeservertest.PDU{leave()})
 	require.Empty(t, bob.Sync("").Invited(room.ID).Raw, "the invite that was taken back")
+}
+
+// A late leave that is looked at while the next invite comes takes nothing back either.
+func TestALateLeaveRacesWithTheNextInvite(t *testing.T) {
+	network := homeservertest.NewNetwork(t)
+	server, rogue := network.New("one.test"), network.Rogue("rogue.test")
+	bob, mallory := server.User("bob"), rogue.UserID("mallory")
+	room := rogue.CreateRoom("11", mallory)
+	for range 30 {
+		room.Invite(server, mallory, bob.ID)
+		content := map[string]any{"membership": "leave"}
+		late := room.Extend(homeservertest.Draft{Type: "m.room.member", Sender: mallory, StateKey: &bob.ID, Content: content})
+		var sent sync.WaitGroup
+		sent.Go(func() { rogue.Send(server, []homeservertest.PDU{late}) })
+		room.Invite(server, mallory, bob.ID)
+		sent.Wait()
+		require.NotEmpty(t, bob.Sync("").Invited(room.ID).Raw, "the invite")
+	}
 }

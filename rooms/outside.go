@@ -186,6 +186,11 @@ func (s *Service) keepOutside(ctx context.Context, ev *event.Event, stripped []b
 	if err != nil {
 		return err
 	}
+	return s.graftOutside(ctx, w, ev, stripped)
+}
+
+// graftOutside is keepOutside for a room that is locked, which it unlocks.
+func (s *Service) graftOutside(ctx context.Context, w *roomstate.Writer, ev *event.Event, stripped []byte) error {
 	if known, err := w.Known(ctx, []id.EventID{ev.ID}); err != nil || known[ev.ID] != nil {
 		w.Unlock() // an invite may come twice
 		return err

@@ -37,7 +37,31 @@ func (s *Service) rescinded(ctx context.Context, origin id.ServerName, r *roomst
 	if ev, err = checkHash(ev); err != nil {
 		return err
 	}
-	return s.keepOutside(ctx, ev, nil)
+	w, err := s.Cache.Lock(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	if err := s.endsNow(w, ev); err != nil {
+		w.Unlock()
+		return err
+	}
+	return s.graftOutside(ctx, w, ev, nil)
+}
+
+// endsNow sees that what an event ends is there still: while it was verified the user may have knocked or been invited
+// again, or somebody may have brought this server into the room.
+func (s *Service) endsNow(w *roomstate.Writer, ev *event.Event) error {
+	if w.HeadHasServer(s.ServerName) {
+		return mxerr.Forbidden.With("this server has come into the room meanwhile")
+	}
+	now := w.Event("m.room.member", *ev.StateKey)
+	if err := w.Err(); err != nil {
+		return err
+	}
+	if now == nil || !slices.Contains(ev.AuthEvents, now.ID) {
+		return mxerr.Forbidden.With("the event does not follow the membership")
+	}
+	return nil
 }
 
 // mayRescind sees that an event ends what there is of a local user in a room.
