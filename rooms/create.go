@@ -395,14 +395,16 @@ func (b *blueprint) member(user id.UserID, membership string) Draft {
 
 // presetDrafts are the events of the preset, without those that initial_state brings itself.
 func (b *blueprint) presetDrafts() []Draft {
-	joinRule, guests := "invite", "can_join"
+	joinRule := "invite"
 	if b.Preset == "public_chat" {
-		joinRule, guests = "public", "forbidden"
+		joinRule = "public"
 	}
 	list := []Draft{
 		b.state("m.room.join_rules", map[string]any{"join_rule": joinRule}),
 		b.state("m.room.history_visibility", map[string]any{"history_visibility": "shared"}),
-		b.state("m.room.guest_access", map[string]any{"guest_access": guests}),
+	}
+	if b.Preset != "public_chat" { // whose guest_access is forbidden, as it is without the event
+		list = append(list, b.state("m.room.guest_access", map[string]any{"guest_access": "can_join"}))
 	}
 	return slices.DeleteFunc(list, func(d Draft) bool {
 		return slices.ContainsFunc(b.InitialState, func(st InitialState) bool { return st.Type == d.Type && st.StateKey == "" })

@@ -139,6 +139,9 @@ func (d *delivery) begin(ctx context.Context, join *event.Event, state []*roomst
 		if err := a.byState(join, b.before); err != nil {
 			return err
 		}
+		if err := d.inheritElsewhere(a.w, d.create.Event, join.Sender); err != nil {
+			return err
+		}
 		_, err := a.put(join, roomstate.Graft{
 			Meta: roomstate.Meta{AtMS: a.Now().UnixMilli()}, Flags: storage.InTimeline, Auth: b.auth, Missing: b.missing,
 			Before: b.before, Stored: a.known[join.ID], Anew: true,

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/embedmatrix/homeserver/internal/canonjson"
+	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/notify"
 	"github.com/embedmatrix/homeserver/internal/roomstate"
@@ -23,13 +24,35 @@ const (
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#room-upgrades ("When a user joins the new room …")
 func (s *Service) inherit(w *roomstate.Writer, user id.UserID) error {
-	if !s.local(user) || membershipNow(w, user) == "join" {
+	create := w.Event("m.room.create", "")
+	if !s.local(user) || create == nil || membershipNow(w, user) == "join" {
 		return w.Err()
 	}
-	old, err := s.predecessor(w, user)
-	if err != nil || old == nil {
+	old, replaced, err := s.predecessor(w, create)
+	if err != nil || old == nil || !replaced && create.Sender != user {
+		return err // otherwise anybody could pass a room off as a favourite of others
+	}
+	s.hand(w, user, old)
+	return nil
+}
+
+// inheritElsewhere is inherit for a room in which this server is not yet, by its m.room.create. The aliases of this
+// server and its directory go on to the room too, as they have on the server that replaced the old one.
+//
+// Spec: https://spec.matrix.org/latest/client-server-api/#room-upgrades ("Moves any local aliases to the new room")
+func (s *Service) inheritElsewhere(w *roomstate.Writer, create *event.Event, user id.UserID) error {
+	old, replaced, err := s.predecessor(w, create)
+	if err != nil || !replaced {
 		return err
 	}
+	s.hand(w, user, old)
+	w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, old.Num, w.Num) })
+	w.Act().Then(func(storage.Pos) { s.listing.mark(old.Num, w.Num) })
+	return nil
+}
+
+// hand gives a user's settings for an old room to the new one.
+func (s *Service) hand(w *roomstate.Writer, user id.UserID, old *roomstate.Room) {
 	var changed []id.RoomID // whose account data is; "" for global
 	act := w.Act()
 	act.Also(func(tx *storage.Tx, first storage.Pos) (err error) {
@@ -41,7 +64,6 @@ func (s *Service) inherit(w *roomstate.Writer, user id.UserID) error {
 			s.Hub.Record(notify.Change{Pos: lastOf(act, first), Kind: notify.AccountData, Room: room, User: user})
 		}
 	})
-	return nil
 }
 
 // lastOf is the last position of an act.
@@ -50,33 +72,26 @@ func lastOf(act *storage.Act, first storage.Pos) storage.Pos {
 }
 
 // predecessor returns the room that a room says it replaces, nil when there is none or this server does not know
-// it. The old room has to say the same, unless the user has made the new one: otherwise anybody could pass a
-// room off as a favourite of others.
-func (s *Service) predecessor(w *roomstate.Writer, user id.UserID) (*roomstate.Room, error) {
-	create := w.Event("m.room.create", "")
-	if create == nil {
-		return nil, w.Err()
-	}
+// it, and whether the old room says the same.
+func (s *Service) predecessor(w *roomstate.Writer, create *event.Event) (old *roomstate.Room, replaced bool, err error) {
 	name, _ := textOf(canonjson.Get(create.Content(), "predecessor", "room_id"))
 	room, err := id.ParseRoomID(name)
 	if err != nil {
-		return nil, nil
+		return nil, false, nil
 	}
-	old, err := s.Cache.Room(w.Context(), room)
+	old, err = s.Cache.Room(w.Context(), room)
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, nil
+		return nil, false, nil
 	}
-	if err != nil || create.Sender == user {
-		return old, err
+	if err != nil {
+		return nil, false, err
 	}
 	tombstone, err := old.StateEvent(w.Context(), old.View().State, "m.room.tombstone", "")
 	if err != nil || tombstone == nil {
-		return nil, err
+		return old, false, err
 	}
-	if successor, _ := textOf(canonjson.Get(tombstone.Content(), "replacement_room")); successor != string(w.ID) {
-		return nil, nil
-	}
-	return old, nil
+	successor, _ := textOf(canonjson.Get(tombstone.Content(), "replacement_room"))
+	return old, successor == string(w.ID), nil
 }
 
 // inheritData copies a user's account data from one room to another, and returns the rooms whose account data

@@ -85,11 +85,15 @@ func fitting(rules *roomversion.Rules, content []byte) []byte {
 	}
 }
 
-// takenState is the old room's state that every new room takes over. What was emptied there is left out.
+// takenState is the old room's state that every new room takes over. What was emptied there is left out; but that guests
+// may not join is said, for clients that look for it in a new room.
 func (b *blueprint) takenState(old *roomstate.Writer) (list []Draft) {
 	for _, eventType := range taken {
 		e := old.Event(eventType, "")
 		if e == nil || len(e.Content()) == len("{}") {
+			if eventType == "m.room.guest_access" {
+				list = append(list, b.copied(eventType, "", []byte(`{"guest_access":"forbidden"}`)))
+			}
 			continue
 		}
 		content := e.Content()

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/tidwall/gjson"
 
+	"github.com/embedmatrix/homeserver"
 	"github.com/embedmatrix/homeserver/homeservertest"
 	"github.com/embedmatrix/homeserver/internal/event"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -448,6 +449,42 @@ func TestUpgradeKeepsTagsAndDirectChats(t *testing.T) {
 	bob.MustLeave(next)
 	bob.MustJoin(next)
 	require.JSONEq(t, `{}`, tags(bob, next), "what he took away does not come back")
+}
+
+// RC-22 on other servers: what a user has set goes on to the new room, as do aliases and the place in the directory there;
+// a room that only says that it replaces another gets none of it.
+func TestUpgradeIsFollowedFromOtherServers(t *testing.T) {
+	network := homeservertest.NewNetwork(t)
+	one, two := network.New("one.test"), network.New("two.test", func(c *homeserver.Config) { c.PublishByAnyone = true })
+	alice, bob := one.User("alice"), two.User("bob")
+	old := alice.CreateRoomWith(object{"preset": "public_chat", "room_version": "11"})
+	come := func(room string) {
+		bob.Do("POST", v3+"/join/"+room+"?via=one.test", object{}).WantOK()
+	}
+	tagged := func(room string) bool {
+		return bob.Do("GET", v3+"/user/"+bob.ID+"/rooms/"+room+"/tags", nil).WantOK().Get(`tags.m\.favourite`).Exists()
+	}
+	alias := v3 + "/directory/room/" + url.PathEscape("#tea:two.test")
+	listed := func(room string) string {
+		return bob.Do("GET", v3+"/directory/list/room/"+room, nil).WantOK().Get("visibility").Str
+	}
+	come(old)
+	bob.Do("PUT", v3+"/user/"+bob.ID+"/rooms/"+old+"/tags/m.favourite", object{}).WantOK()
+	bob.Do("PUT", alias, object{"room_id": old}).WantOK()
+	bob.Do("PUT", v3+"/directory/list/room/"+old, object{"visibility": "public"}).WantOK()
+
+	fake := alice.CreateRoomWith(object{"preset": "public_chat", "creation_content": object{"predecessor": object{"room_id": old}}})
+	come(fake)
+	require.False(t, tagged(fake))
+	require.Equal(t, old, bob.Do("GET", alias, nil).WantOK().Get("room_id").Str)
+
+	next := upgrade(alice, old, "11")
+	network.Settle(t.Context())
+	come(next)
+	require.True(t, tagged(next))
+	require.Equal(t, next, bob.Do("GET", alias, nil).WantOK().Get("room_id").Str)
+	require.Equal(t, []string{"private", "public"}, []string{listed(old), listed(next)})
+	require.Equal(t, "forbidden", bob.State(next, "m.room.guest_access", "").WantOK().Get("guest_access").Str)
 }
 
 // Whoever joins by plain state, or makes the new room by hand, keeps their tags too; a room that only says that it
