@@ -17,7 +17,7 @@ var unstableRoutes = map[string]string{
 	"org.matrix.msc3391":                             "/unstable/org.matrix.msc3391/",
 	"org.matrix.msc3440.stable":                      "/threads",
 	"org.matrix.msc3771":                             "/receipt/{receiptType}",
-	"org.matrix.msc3773":                             "/sync",        // unread notifications of threads
+	"org.matrix.msc3773":                             "/sync", // unread notifications of threads
 	"org.matrix.msc3814":                             "/unstable/org.matrix.msc3814.v1/",
 	"org.matrix.msc3827.stable":                      "/publicRooms", // rooms by their types: rooms.TestPublicRoomsFilter
 	"org.matrix.msc3874":                             "/messages",    // filters by rel_type
