@@ -67,6 +67,7 @@ const steps = {
     "alice's second device is signed by her": async (s) => {
         s.other = await s.secret("alice", () => s.keys.alice);
         const crypto = s.other.getCrypto();
+        await s.until(() => crypto.userHasCrossSigningKeys(s.ids.alice, true)); // it has asked whose keys to restore
         await crypto.bootstrapCrossSigning({});
         assert.ok(await crypto.isCrossSigningReady());
         const signed = async (client) => {
