@@ -9,3 +9,9 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) { return tx.exec(qu
 func (tx *Tx) Strings(query string, args ...any) ([]string, error) {
 	return collect(tx, func(row *sql.Rows, s *string) error { return row.Scan(s) }, query, args...)
 }
+
+// SearchWithin is Search that goes through atOnce of everything before the index is asked for the rooms, and through inVain
+// for one answer.
+func (tx *Tx) SearchWithin(q *TextQuery, before int64, limit, atOnce, inVain int) ([]Found, int64, error) {
+	return tx.search(q, before, limit, atOnce, inVain)
+}

@@ -187,12 +187,16 @@ const (
 // Search returns at most limit events that a query finds and that are older than before, the newest first; and up to
 // where it has looked, 0 when nothing is left.
 func (tx *Tx) Search(q *TextQuery, before int64, limit int) (found []Found, last int64, err error) {
+	return tx.search(q, before, limit, maxScanned, maxInVain)
+}
+
+func (tx *Tx) search(q *TextQuery, before int64, limit, atOnce, inVain int) (found []Found, last int64, err error) {
 	if len(q.Rooms) == 0 || len(q.Phrases) == 0 {
 		return nil, 0, nil
 	}
-	scan, byRoom := maxScanned, len(q.Rooms) == 1
+	byRoom := len(q.Rooms) == 1
 	for looked := 0; ; {
-		n := scan
+		n := atOnce
 		if byRoom {
 			n = limit - len(found)
 		}
@@ -205,7 +209,7 @@ func (tx *Tx) Search(q *TextQuery, before int64, limit int) (found []Found, last
 			return found, 0, nil
 		}
 		before = seen.last
-		if looked += seen.n; len(found) == limit || looked >= maxInVain {
+		if looked += seen.n; len(found) == limit || looked >= inVain {
 			return found, before, nil
 		}
 		byRoom = len(q.Rooms) <= maxMarked
