@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"sync"
 
 	"github.com/tidwall/gjson"
 
@@ -12,8 +11,10 @@ import (
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// hierarchyQuestion is what other servers are asked of a room.
+// hierarchyQuestion is what another server is asked of a room. What one says is no answer of another: users choose whom to
+// ask, but not for each other.
 type hierarchyQuestion struct {
+	server        id.ServerName
 	room          id.RoomID
 	suggestedOnly bool
 }
@@ -23,9 +24,11 @@ type hierarchyQuestion struct {
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#spaces (server behaviour)
 func (s *Service) hierarchyOf(ctx context.Context, room id.RoomID, servers []id.ServerName, suggestedOnly bool) *answers {
-	q := hierarchyQuestion{room, suggestedOnly}
-	if known, ok := s.hierarchies.get(q, s.Now()); ok {
-		return known
+	servers = servers[:min(len(servers), maxChildVia)]
+	for _, server := range servers {
+		if known, ok := s.hierarchies.get(hierarchyQuestion{server, room, suggestedOnly}, s.Now()); ok {
+			return known
+		}
 	}
 	if s.Remote == nil {
 		return nil
@@ -36,26 +39,17 @@ func (s *Service) hierarchyOf(ctx context.Context, room id.RoomID, servers []id.
 	case <-ctx.Done():
 		return nil
 	}
-	for _, server := range servers[:min(len(servers), maxChildVia)] {
+	for _, server := range servers {
 		h, err := s.Remote.Hierarchy(ctx, server, room, suggestedOnly)
 		if err != nil {
 			s.Log.DebugContext(ctx, "ask for a room", "room", room, "server", server, "error", err)
 			continue
 		}
 		said := readHierarchy(h, suggestedOnly)
-		s.hierarchies.put(q, said, said.weight, s.Now())
+		s.hierarchies.put(hierarchyQuestion{server, room, suggestedOnly}, said, said.weight, s.Now())
 		return said
 	}
 	return nil
-}
-
-// sideBySide calls fn for every place, side by side, and returns when all are done.
-func sideBySide(places []spacePlace, fn func(i int, p spacePlace)) {
-	var wg sync.WaitGroup
-	for i, p := range places {
-		wg.Go(func() { fn(i, p) })
-	}
-	wg.Wait()
 }
 
 // toldWithInvite is what a user knows of a room by an invite or a knock, when this server is not in it; nil if nothing.

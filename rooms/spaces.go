@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/httpapi"
@@ -339,13 +340,13 @@ func (t *spaceTour) nextElsewhere(ctx context.Context) (list []spacePlace) {
 
 // askAll asks for rooms, side by side.
 func (t *spaceTour) askAll(ctx context.Context, places []spacePlace) {
-	heard := make([]*answers, len(places))
-	sideBySide(places, func(i int, p spacePlace) {
-		heard[i] = t.s.hierarchyOf(ctx, p.room, t.s.candidates(ctx, &Change{Room: p.room, Target: t.user, Via: p.via}), t.suggestedOnly)
+	var mu sync.Mutex // guards t.heard
+	eachBeside(places, func(p spacePlace) {
+		said := t.s.hierarchyOf(ctx, p.room, t.s.candidates(ctx, &Change{Room: p.room, Target: t.user, Via: p.via}), t.suggestedOnly)
+		mu.Lock()
+		defer mu.Unlock()
+		t.heard[p.room] = said
 	})
-	for i, p := range places {
-		t.heard[p.room] = heard[i]
-	}
 	t.asked += len(places)
 }
 

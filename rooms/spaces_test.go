@@ -327,6 +327,20 @@ func TestHierarchyIsRemembered(t *testing.T) {
 	require.Equal(t, 2, asked())
 }
 
+// What a server says of a room to whom has asked for it there is not told to those who ask others.
+func TestHierarchyIsRememberedByWhoSaysIt(t *testing.T) {
+	net := homeservertest.NewNetwork(t)
+	here := net.New("here.test")
+	alice, eve, bob := here.User("alice"), here.User("eve"), net.New("there.test").User("bob")
+	room := published(bob, map[string]any{"name": "True"})
+	rogue := net.Rogue("rogue.test")
+	rogue.Handle(answering("/hierarchy/", fmt.Sprintf(`{"room":{"room_id":%q,"name":"False","num_joined_members":1,"world_readable":true,
+		"guest_can_join":false,"children_state":[]},"children":[],"inaccessible_children":[]}`, room)))
+	require.Equal(t, "False", summary(eve, room, "?via=rogue.test").WantOK().Get("name").String())
+	require.Equal(t, "True", summary(alice, room, "?via=there.test").WantOK().Get("name").String())
+	require.Equal(t, "False", summary(eve, room, "?via=rogue.test").WantOK().Get("name").String())
+}
+
 // What another server says of a room in which this one is counts for nothing, and lies about rooms without end do not.
 func TestHierarchyOfALyingServer(t *testing.T) {
 	net := homeservertest.NewNetwork(t)
