@@ -291,15 +291,29 @@ func clip(text string, n int) string {
 type wanted struct {
 	federated bool // only those that other servers may be told of
 	term      string
-	kinds     []*string // nil: of any type
+	kinds     map[string]bool // nil: of any type; "" is of none
+}
+
+// filter says it by what a client has asked for, of which there may be much.
+func (w *wanted) filter(f *DirectoryFilter) {
+	w.term = strings.ToLower(f.GenericSearchTerm)
+	if f.RoomTypes == nil {
+		return
+	}
+	w.kinds = make(map[string]bool, len(f.RoomTypes))
+	for _, kind := range f.RoomTypes {
+		if kind == nil {
+			kind = new(string)
+		}
+		w.kinds[*kind] = true
+	}
 }
 
 func (w *wanted) takes(r *listed) bool {
 	if w.federated && !r.federated {
 		return false
 	}
-	ofKind := func(kind *string) bool { return kind == nil && r.kind == "" || kind != nil && *kind == r.kind }
-	return (w.kinds == nil || slices.ContainsFunc(w.kinds, ofKind)) && strings.Contains(r.sought, w.term)
+	return (w.kinds == nil || w.kinds[r.kind]) && strings.Contains(r.sought, w.term)
 }
 
 // stand is some rooms of the directory by their numbers, in its order, and what lies around them.

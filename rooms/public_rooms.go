@@ -132,7 +132,7 @@ func (s *Service) directoryPage(ctx context.Context, q DirectoryQuery, w *wanted
 		q.Limit = maxDirectoryPage
 	}
 	if q.Filter != nil {
-		w.term, w.kinds = strings.ToLower(q.Filter.GenericSearchTerm), q.Filter.RoomTypes
+		w.filter(q.Filter)
 	}
 	from, err := parseSince(q.Since)
 	if err != nil {
