@@ -239,7 +239,7 @@ func (s *Service) checkBlueprint(ctx context.Context, b *blueprint) error {
 		if _, err := id.ParseUserID(string(user)); err != nil {
 			return mxerr.InvalidParam.With("%q is no user id", user)
 		}
-		if user != b.creator && b.creator != s.Notices.User { // notices reach everybody
+		if user != b.creator {
 			if err := s.checkInvitee(ctx, b.creator, user); err != nil {
 				return err
 			}

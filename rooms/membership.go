@@ -288,7 +288,7 @@ func (s *Service) SetMembership(ctx context.Context, c Change) error {
 		}
 	}
 	if c.Membership == "invite" {
-		if err := s.checkInvitee(ctx, c.Sender, c.Target); err != nil && c.Sender != s.Notices.User {
+		if err := s.checkInvitee(ctx, c.Sender, c.Target); err != nil {
 			return err
 		}
 		if !s.local(c.Target) {
@@ -351,8 +351,8 @@ func (s *Service) setMembership(ctx context.Context, c Change) error {
 	return err
 }
 
-// invitePermission is the account data by which a user says whether they take invites.
-// checkInvitee refuses to invite who is out of this server's reach, and who takes no invites.
+// checkInvitee refuses to invite who is out of this server's reach, and who takes no invites. The server's notices reach
+// everybody.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#invite-permission
 func (s *Service) checkInvitee(ctx context.Context, by, user id.UserID) error {
@@ -360,6 +360,9 @@ func (s *Service) checkInvitee(ctx context.Context, by, user id.UserID) error {
 		if s.Remote == nil {
 			return mxerr.Forbidden.With("this server does not federate: %s cannot be invited", user)
 		}
+		return nil
+	}
+	if by == s.Notices.User {
 		return nil
 	}
 	rules, err := s.inviteRules(ctx, user)
