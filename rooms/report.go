@@ -83,22 +83,19 @@ func (s *Service) reportUser(ctx context.Context, c *httpapi.Call, in *reportBod
 	}
 	user := c.UserID("userId")
 	if s.local(user) { // who exists elsewhere is not known here
-		if _, ok, err := s.account(ctx, user); err != nil || !ok {
-			return nil, errors.Join(err, unlessUser(ok))
+		_, known, err := s.account(ctx, user)
+		if err == nil && !known {
+			err = mxerr.NotFound.With("there is no such user here")
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return nil, s.report(ctx, storage.Report{Reporter: c.User, User: user, Reason: reason})
 }
 
-func unlessUser(known bool) error {
-	if known {
-		return nil
-	}
-	return mxerr.NotFound.With("there is no such user here")
-}
-
-// report keeps a report for the administrators, and tells the host of it. Who reports a thing again for the same reason
-// is not told of again.
+// report keeps a report for the administrators, and tells the host of it, but not once more when somebody reports the
+// same thing again.
 func (s *Service) report(ctx context.Context, r storage.Report) error {
 	r.AtMS = s.Now().UnixMilli()
 	var again bool
