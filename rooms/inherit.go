@@ -46,8 +46,7 @@ func (s *Service) inheritElsewhere(w *roomstate.Writer, create *event.Event, use
 		return err
 	}
 	s.hand(w, user, old)
-	w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, old.Num, w.Num) })
-	w.Act().Then(func(storage.Pos) { s.listing.mark(old.Num, w.Num) })
+	w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return s.moveNames(tx, old.Num, w.Num) })
 	return nil
 }
 

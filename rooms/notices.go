@@ -129,7 +129,7 @@ func (s *Service) noticeRoom(ctx context.Context, user id.UserID) (id.RoomID, er
 }
 
 func (s *Service) inviteToNotices(ctx context.Context, room id.RoomID, user id.UserID) error {
-	err := s.DB.Write(ctx, func(tx *storage.Tx, pos storage.Pos) error { return tagNotices(tx, user, room, pos) })
+	err := s.DB.Write(ctx, func(tx *storage.Tx, pos storage.Pos) error { return s.tagNotices(tx, user, room, pos) })
 	if err != nil {
 		return err
 	}
@@ -175,17 +175,14 @@ func (s *Service) keepNoticeRoom(w *roomstate.Writer, user id.UserID) {
 		if err := tx.PutNoticeRoom(user, room); err != nil {
 			return err
 		}
-		return tagNotices(tx, user, room, lastOf(act, first))
-	})
-	act.Then(func(first storage.Pos) {
-		s.Hub.Record(notify.Change{Pos: lastOf(act, first), Kind: notify.AccountData, Room: room, User: user})
+		return s.tagNotices(tx, user, room, lastOf(act, first))
 	})
 }
 
-// tagNotices marks a room as one of notices, beside the tags that its user has given it.
+// tagNotices marks a room as one of notices, beside the tags that its user has given it; pos is a position of the act.
 //
 // "Servers must identify this room to clients with the m.server_notice tag."
-func tagNotices(tx *storage.Tx, user id.UserID, room id.RoomID, pos storage.Pos) error {
+func (s *Service) tagNotices(tx *storage.Tx, user id.UserID, room id.RoomID, pos storage.Pos) error {
 	var content struct {
 		Tags map[string]json.RawMessage `json:"tags"`
 	}
@@ -204,6 +201,9 @@ func tagNotices(tx *storage.Tx, user id.UserID, room id.RoomID, pos storage.Pos)
 	if err != nil {
 		return err
 	}
+	tx.Then(func(storage.Pos) {
+		s.Hub.Record(notify.Change{Pos: pos, Kind: notify.AccountData, Room: room, User: user})
+	}, nil)
 	return tx.PutAccountData(user, room, tagData, raw, pos)
 }
 

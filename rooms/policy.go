@@ -303,10 +303,9 @@ func (s *Service) replaceRecommended(ctx context.Context, room id.RoomID, b *blu
 	if err := s.change(ctx, b.tombstone(room, n.room)); err != nil {
 		return "", err
 	}
-	if err := s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, n.oldNum, n.num) }); err != nil {
+	if err := s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error { return s.moveNames(tx, n.oldNum, n.num) }); err != nil {
 		return "", fmt.Errorf("move the names to %s: %w", n.room, err)
 	}
-	s.listing.mark(n.oldNum, n.num)
 	for _, d := range n.retirement {
 		if err := s.change(ctx, d); err != nil {
 			s.Log.InfoContext(ctx, "a room that was replaced stays as it was", "room", room, "error", err)

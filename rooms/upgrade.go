@@ -102,8 +102,7 @@ func (s *Service) replace(ctx context.Context, room id.RoomID, b *blueprint) (*r
 	if err := s.retire(old, b, staying); err != nil {
 		return nil, "", err
 	}
-	old.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return moveNames(tx, old.Num, w.Num) })
-	old.Act().Then(func(storage.Pos) { s.listing.mark(old.Num, w.Num) })
+	old.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return s.moveNames(tx, old.Num, w.Num) })
 	return old.Queue(), w.ID, nil
 }
 
@@ -252,7 +251,8 @@ func (s *Service) splitNames(ctx context.Context, old *roomstate.Writer) (stayin
 }
 
 // moveNames gives a room's aliases and its place in the directory to another one.
-func moveNames(tx *storage.Tx, from, to int64) error {
+func (s *Service) moveNames(tx *storage.Tx, from, to int64) error {
+	tx.Then(func(storage.Pos) { s.listing.mark(from, to) }, nil)
 	if err := tx.MoveAliases(from, to); err != nil {
 		return err
 	}
