@@ -259,6 +259,9 @@ func TestRoomIsRemoved(t *testing.T) {
 	require.NoError(t, admin.UnblockRoom(ctx, room))
 	require.Error(t, admin.UnblockRoom(ctx, room))
 	other := alice.CreateRoom(homeservertest.Public)
+	remove(root, other, map[string]any{"block": true, "new_room_user_id": "@nobody:hs.test"}).WantError(404, "M_NOT_FOUND")
+	remove(root, other, map[string]any{"block": true, "new_room_user_id": "@x:elsewhere.org"}).WantError(400, "M_INVALID_PARAM")
+	bob.MustJoin(other) // what was refused has blocked nothing
 	failed, err := admin.RemoveRoom(ctx, other, false)
 	require.NoError(t, err)
 	require.Empty(t, failed)

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,6 +41,9 @@ type Removed struct {
 // out of the directory. Nothing is undone when a part fails; a second call goes on. What is stored of the room stays.
 // The error is mxerr.NotFound for a room that this server does not know, unless it is only to be blocked.
 func (s *Service) RemoveRoom(ctx context.Context, rm Removal) (*Removed, error) {
+	if err := s.checkNewRoomUser(ctx, rm.NewRoomUser); err != nil {
+		return nil, err
+	}
 	ctx = context.WithoutCancel(ctx) // half of a removal is worse than a late answer
 	if rm.Block {                    // first: nobody comes back meanwhile
 		if err := s.block(ctx, rm); err != nil {
@@ -92,21 +96,23 @@ func (s *Service) checkBlocked(ctx context.Context, room id.RoomID) error {
 	})
 }
 
+// checkNewRoomUser refuses who cannot make a room here; "" is nobody.
+func (s *Service) checkNewRoomUser(ctx context.Context, user id.UserID) error {
+	if user == "" {
+		return nil
+	}
+	if !s.local(user) {
+		return mxerr.InvalidParam.With("%s is not a user of this server", user)
+	}
+	return s.checkKnown(ctx, user)
+}
+
 // replacement makes the room that takes in who was in the old one.
 func (s *Service) replacement(ctx context.Context, rm Removal) (id.RoomID, error) {
 	if rm.NewRoomUser == "" {
 		return "", nil
 	}
-	if !s.local(rm.NewRoomUser) {
-		return "", mxerr.InvalidParam.With("%s is not a user of this server", rm.NewRoomUser)
-	}
-	if err := s.checkKnown(ctx, rm.NewRoomUser); err != nil {
-		return "", err
-	}
-	name := rm.NewRoomName
-	if name == "" {
-		name = "Content Violation Notification"
-	}
+	name := cmp.Or(rm.NewRoomName, "Content Violation Notification")
 	room, err := s.Create(ctx, rm.NewRoomUser, NewRoom{
 		Preset: "public_chat", Name: name, PowerOverride: map[string]any{"users_default": -10},
 	})
@@ -198,12 +204,7 @@ func (s *Service) unlist(ctx context.Context, r *roomstate.Room, to id.RoomID) (
 		if to != "" {
 			return tx.MoveAliases(r.Num, target)
 		}
-		for _, alias := range aliases {
-			if _, err := tx.DeleteAlias(alias); err != nil {
-				return err
-			}
-		}
-		return nil
+		return tx.DeleteAliasesOf(r.Num)
 	})
 	slices.Sort(aliases)
 	return aliases, err

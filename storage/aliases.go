@@ -58,6 +58,14 @@ func (tx *Tx) DeleteAlias(alias id.RoomAlias) (bool, error) {
 	return n == 1, err
 }
 
+const deleteAliasesOf = `DELETE FROM mx_aliases WHERE room = $1`
+
+// DeleteAliasesOf removes all aliases of a room.
+func (tx *Tx) DeleteAliasesOf(room int64) error {
+	_, err := tx.exec(deleteAliasesOf, room)
+	return err
+}
+
 const insertPublished = `INSERT INTO mx_published_rooms (room) VALUES ($1) ON CONFLICT (room) DO NOTHING`
 
 // Publish puts a room into the directory, where it may be already.

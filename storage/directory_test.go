@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/storage"
 	"github.com/embedmatrix/homeserver/storage/storagetest"
 )
@@ -62,6 +63,31 @@ func TestListings(t *testing.T) {
 		require.Equal(t, []storage.Listing{{Room: 1, RoomID: "!b:x"}}, some(1))
 		change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return tx.Unpublish(0) })
 		require.Len(t, all(), 2)
+	})
+}
+
+func TestDeleteAliasesOf(t *testing.T) {
+	everywhere(t, func(t *testing.T, db *storage.DB, _ *storagetest.Faulty) {
+		for num, name := range []string{"!a:x", "!b:x"} {
+			queue(t, db, func(a *storage.Act, pos storage.Pos) {
+				a.Add(storage.InsertRoom, int64(num), name, "11", int64(1), int64(10), pos, []byte("[]"))
+			})
+		}
+		change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
+			for alias, room := range map[id.RoomAlias]int64{"#one:x": 0, "#two:x": 0, "#three:x": 1} {
+				if _, err := tx.PutAlias(alias, room, alice); err != nil {
+					return err
+				}
+			}
+			return tx.DeleteAliasesOf(0)
+		})
+		of := func(room int64) []id.RoomAlias {
+			list, err := ask(t, db, func(tx *storage.Tx) ([]id.RoomAlias, error) { return tx.AliasesOf(room) })
+			require.NoError(t, err)
+			return list
+		}
+		require.Empty(t, of(0))
+		require.Equal(t, []id.RoomAlias{"#three:x"}, of(1))
 	})
 }
 
