@@ -31,18 +31,25 @@ type Admin struct{ s *Server }
 // Admin returns the administrator's view of the server.
 func (s *Server) Admin() *Admin { return &Admin{s} }
 
+func (a *Admin) house() (*house, error) {
+	if h := a.s.running.Load(); h != nil {
+		return h, nil
+	}
+	return nil, ErrNotRunning
+}
+
 func (a *Admin) auth() (*auth.Service, error) {
-	h := a.s.running.Load()
-	if h == nil {
-		return nil, ErrNotRunning
+	h, err := a.house()
+	if err != nil {
+		return nil, err
 	}
 	return h.auth, nil
 }
 
 func (a *Admin) rooms() (*rooms.Service, error) {
-	h := a.s.running.Load()
-	if h == nil {
-		return nil, ErrNotRunning
+	h, err := a.house()
+	if err != nil {
+		return nil, err
 	}
 	return h.rooms, nil
 }
@@ -175,9 +182,9 @@ func (a *Admin) UnblockRoom(ctx context.Context, roomID string) error {
 // SigningKey returns the key by which others check what this server signs, and its id: what OldSigningKeys needs to know
 // once it is replaced.
 func (a *Admin) SigningKey() (keyID string, public ed25519.PublicKey, err error) {
-	h := a.s.running.Load()
-	if h == nil {
-		return "", nil, ErrNotRunning
+	h, err := a.house()
+	if err != nil {
+		return "", nil, err
 	}
 	return h.key.ID, h.key.Public(), nil
 }
@@ -191,12 +198,9 @@ type Unsent struct {
 // Unsent returns the other servers that have not got everything that is for them, by name. Without federation there are
 // none.
 func (a *Admin) Unsent() ([]Unsent, error) {
-	h := a.s.running.Load()
-	if h == nil {
-		return nil, ErrNotRunning
-	}
-	if h.peers.sender == nil {
-		return nil, nil
+	h, err := a.house()
+	if err != nil || h.peers.sender == nil {
+		return nil, err
 	}
 	var list []Unsent
 	for _, p := range h.peers.sender.Pending() {

@@ -27,8 +27,8 @@ func newMedia(cfg Config, server id.ServerName, h *house) (_ *media.Service, err
 		ServerName: server, Store: cfg.Media, DB: h.db, Now: cfg.Now, Rand: cfg.Rand, Limits: cfg.MediaLimits,
 		WithoutToken: cfg.MediaWithoutToken, Log: cfg.Logger,
 	}
-	if h.peers.wire != nil {
-		c.Remote = remoteMedia{federation.NewClient(h.peers.wire, h.peers.ring)}
+	if h.peers.client != nil {
+		c.Remote = remoteMedia{h.peers.client}
 	}
 	if cfg.Previews.Enabled {
 		if c.Previews, err = h.newPreviews(cfg); err != nil {
@@ -134,16 +134,16 @@ func (a *Admin) QuarantineMedia(ctx context.Context, uri string, on bool) error 
 }
 
 func (a *Admin) aboutMedia(uri string, fn func(*media.Service, id.ServerName, string) error) error {
-	h := a.s.running.Load()
-	if h == nil {
-		return ErrNotRunning
+	h, err := a.house()
+	if err != nil {
+		return err
 	}
 	rest, is := strings.CutPrefix(uri, "mxc://")
 	server, mediaID, ok := strings.Cut(rest, "/")
 	if !is || !ok || h.media == nil {
 		return ErrNoMedia
 	}
-	err := fn(h.media, id.ServerName(server), mediaID)
+	err = fn(h.media, id.ServerName(server), mediaID)
 	if errors.Is(err, storage.ErrNotFound) {
 		return ErrNoMedia
 	}

@@ -86,7 +86,7 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 		h.presence = ephemeral.NewPresence(func() { h.sync.PresenceChanged() })
 	}
 	h.peers.follow(cfg, h, server, cache)
-	h.e2ee = newE2EE(server, h)
+	h.e2ee = newE2EE(cfg, server, h)
 	h.rooms = newRooms(cfg, server, key, h, cache)
 	h.sync = newSync(cfg, server, h, cache)
 	if h.auth, err = newAuth(cfg, server, h); err != nil {
@@ -97,13 +97,19 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 	}
 	h.peers.answer(cfg, h, server, key)
 	h.route(cfg)
+	return h.start(ctx)
+}
+
+// start sets the parts to work, or none of them.
+func (h *house) start(ctx context.Context) error {
 	if err := h.auth.Start(ctx); err != nil {
 		return err
 	}
-	if err := h.peers.begin(ctx); err != nil {
-		return errors.Join(err, h.peers.part(ctx), h.auth.Close(ctx))
+	err := h.peers.begin(ctx)
+	if err == nil {
+		err = h.openMedia(ctx)
 	}
-	if err := h.openMedia(ctx); err != nil {
+	if err != nil {
 		return errors.Join(err, h.peers.part(ctx), h.auth.Close(ctx))
 	}
 	h.sync.Start()
@@ -114,9 +120,9 @@ func (h *house) furnish(ctx context.Context, cfg Config) error {
 func newRooms(cfg Config, server id.ServerName, key signing.Key, h *house, cache *roomstate.Cache) *rooms.Service {
 	c := rooms.Config{
 		ServerName: server, Key: key, DB: h.db, Cache: cache, Hub: h.hub, Typing: h.typing, Presence: h.presence, Now: cfg.Now,
-		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, PrivateDirectory: cfg.PrivateDirectory, FindAllUsers: cfg.FindAllUsers, Log: cfg.Logger,
+		Rand: cfg.Rand, Version: cfg.RoomVersion, PublishByAnyone: cfg.PublishByAnyone, Log: cfg.Logger,
+		PrivateDirectory: cfg.PrivateDirectory, FindAllUsers: cfg.FindAllUsers, Delays: cfg.Delays, Calls: cfg.Calls, Networks: cfg.Networks,
 	}
-	c.Delays, c.Calls, c.Networks = cfg.Delays, cfg.Calls, cfg.Networks
 	h.peers.remote(&c)
 	c.Notices, c.MayChange, c.OnReport = noticesOf(cfg, server), cfg.ProfileFields.MayChange, cfg.Hooks.OnReport
 	service := rooms.New(c)
@@ -125,9 +131,9 @@ func newRooms(cfg Config, server id.ServerName, key signing.Key, h *house, cache
 }
 
 // newE2EE makes the keys. They ask parts that are made later, when requests come.
-func newE2EE(server id.ServerName, h *house) *e2ee.Service {
+func newE2EE(cfg Config, server id.ServerName, h *house) *e2ee.Service {
 	c := e2ee.Config{
-		ServerName: server, DB: h.db, Hub: h.hub,
+		ServerName: server, DB: h.db, Hub: h.hub, Now: cfg.Now,
 		Confirm: func(ctx context.Context, call *httpapi.Call, body json.RawMessage) (json.RawMessage, error) {
 			return h.auth.Confirm(ctx, call, body)
 		},

@@ -84,6 +84,7 @@ func (f Federation) faults() (errs []error) {
 // peers are the parts that talk with other servers; without federation there is only the one that answers.
 type peers struct {
 	wire      *wire.Client
+	client    *federation.Client // asks by wire, and checks by ring
 	ring      *keyring.Ring
 	outbox    *federation.Outbox
 	sender    *federation.Sender
@@ -103,6 +104,7 @@ func (p *peers) meet(cfg Config, h *house, server id.ServerName, key signing.Key
 		Server: server, Own: ownKeys(cfg, key), DB: h.db,
 		Fetcher: keyring.Over(p.wire), Notaries: serverNames(cfg.Federation.TrustedKeyServers), Now: cfg.Now,
 	})
+	p.client = federation.NewClient(p.wire, p.ring)
 	p.outbox = federation.NewOutbox(h.db, func(tx *storage.Tx, user id.UserID) (*e2ee.PublishedKeys, error) {
 		return h.e2ee.Published(tx, user)
 	})
@@ -123,7 +125,7 @@ func (p *peers) cached(server id.ServerName) (c roomstate.Config) {
 // remote is what the rooms ask and tell other servers by.
 func (p *peers) remote(c *rooms.Config) {
 	if p.sender != nil {
-		c.Remote, c.Peers = federation.NewClient(p.wire, p.ring), p.sender
+		c.Remote, c.Peers = p.client, p.sender
 	}
 }
 
@@ -134,7 +136,7 @@ func (p *peers) follow(cfg Config, h *house, server id.ServerName, cache *roomst
 	}
 	p.devices = federation.NewDevices(federation.DevicesConfig{
 		ServerName: server, DB: h.db, Cache: cache, Hub: h.hub, Outbox: p.outbox, Wake: p.sender.Wake,
-		Client: federation.NewClient(p.wire, p.ring), Log: cfg.Logger,
+		Client: p.client, Log: cfg.Logger,
 		Changed: func(tx *storage.Tx, at storage.Pos, user id.UserID, devices ...id.DeviceID) error {
 			return h.e2ee.Changed(tx, at, user, devices...)
 		},
@@ -144,7 +146,7 @@ func (p *peers) follow(cfg Config, h *house, server id.ServerName, cache *roomst
 // keys is what the keys ask other servers by.
 func (p *peers) keys(c *e2ee.Config) {
 	if p.sender != nil {
-		c.Remote, c.Lists = federation.NewClient(p.wire, p.ring), p.devices
+		c.Remote, c.Lists = p.client, p.devices
 	}
 }
 
