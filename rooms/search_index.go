@@ -127,8 +127,8 @@ type findings struct {
 	upTo    storage.Pos // 0 for events that were looked at before
 	drop    []storage.Pos
 	put     []storage.Words
-	edits   map[storage.Pos]id.EventID // new ones
-	ended   []storage.Pos              // edits that were redacted
+	edits   []storage.Edit // new ones
+	ended   []storage.Pos  // edits that were redacted
 	members []roomUser
 	changed map[int64]bool // rooms that others may find their members by, or no longer
 	status  []storage.PeopleRoom
@@ -204,8 +204,8 @@ func (f *findings) writeTexts(tx *storage.Tx) error {
 			return err
 		}
 	}
-	for pos, target := range f.edits {
-		if err := tx.PutEdit(pos, target); err != nil {
+	for i := range f.edits {
+		if err := tx.PutEdit(&f.edits[i]); err != nil {
 			return err
 		}
 	}
@@ -275,7 +275,6 @@ func findTexts(tx *storage.Tx, events []storage.Event, f *findings) error {
 
 // findTextsOf does so for other events too.
 func findTextsOf(tx *storage.Tx, events []storage.Event, others []id.EventID, f *findings) error {
-	f.edits = map[storage.Pos]id.EventID{}
 	found := map[id.EventID]*storage.Event{}
 	fresh := map[id.EventID][]storage.Event{} // edits among the events, by what they edit
 	for i := range events {
@@ -283,7 +282,7 @@ func findTextsOf(tx *storage.Tx, events []storage.Event, others []id.EventID, f 
 		switch target := editOf(e); {
 		case !searchable(e):
 		case target != "":
-			f.edits[e.Pos] = target
+			f.edits = append(f.edits, noteOf(e, target))
 			fresh[target] = append(fresh[target], *e)
 			others = append(others, target)
 		default:
@@ -319,7 +318,7 @@ func findOthers(tx *storage.Tx, others []id.EventID, found map[id.EventID]*stora
 	for i := range list {
 		if e := &list[i]; found[e.ID] == nil {
 			f.drop = append(f.drop, e.Pos)
-			if searchable(e) {
+			if searchable(e) && editOf(e) == "" { // "The original event must not, itself, have a rel_type of m.replace"
 				found[e.ID] = e
 			}
 		}
@@ -354,6 +353,13 @@ func editOf(e *storage.Event) id.EventID {
 	}
 	target, _ := canonjson.String(canonjson.Get(relation, "event_id"))
 	return id.EventID(target)
+}
+
+// noteOf is what is kept of an edit.
+func noteOf(e *storage.Event, target id.EventID) storage.Edit {
+	sender, _ := canonjson.String(canonjson.Get(e.JSON, "sender"))
+	ts, _ := canonjson.Int(canonjson.Get(e.JSON, "origin_server_ts"))
+	return storage.Edit{Pos: e.Pos, Target: target, Sender: id.UserID(sender), TS: ts}
 }
 
 // wordsOf returns by which words an event is found: those of its newest edit, and its own if there is none.

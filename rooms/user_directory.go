@@ -262,26 +262,26 @@ func putStatus(tx *storage.Tx, st storage.PeopleRoom) error {
 	return tx.PutPeopleRoom(st)
 }
 
-// lookAtRooms goes through the members of rooms that were opened, closed, entered or left.
+// lookAtRooms goes through the members of a room that was opened, closed, entered or left.
 func (ix *indexer) lookAtRooms(ctx context.Context) (more bool, err error) {
-	var due []storage.PeopleRoom
+	var due storage.PeopleRoom
 	var members []storage.Member
 	err = ix.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		if due, err = tx.PeopleRoomsDue(); err == nil && len(due) > 0 {
-			members, err = tx.Members(due[0].Room)
+		if due, err = tx.PeopleRoomDue(); err == nil {
+			members, err = tx.Members(due.Room)
 		}
 		return err
 	})
-	if err != nil || len(due) == 0 {
-		return false, err
+	if err != nil {
+		return false, unlessUnknown(err)
 	}
 	all := make([]roomUser, len(members))
 	for i, m := range members {
 		all[i] = roomUser{m.Room, m.User}
 	}
-	return len(due) > 1, ix.findAll(ctx, all, func(tx *storage.Tx) error {
-		due[0].Done = true
-		return tx.PutPeopleRoom(due[0])
+	return true, ix.findAll(ctx, all, func(tx *storage.Tx) error {
+		due.Done = true
+		return tx.PutPeopleRoom(due)
 	})
 }
 

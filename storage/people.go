@@ -116,11 +116,11 @@ func (tx *Tx) PeopleRoom(room int64) (PeopleRoom, error) {
 	return r, err
 }
 
-const selectPeopleRoomsDue = `SELECT room, present, open, done FROM mx_people_rooms WHERE NOT done`
+const selectPeopleRoomDue = `SELECT room, present, open, done FROM mx_people_rooms WHERE NOT done LIMIT 1`
 
-// PeopleRoomsDue returns the rooms whose members are still to be gone through.
-func (tx *Tx) PeopleRoomsDue() ([]PeopleRoom, error) {
-	return collect(tx, scanPeopleRoom, selectPeopleRoomsDue)
+// PeopleRoomDue returns a room whose members are still to be gone through, or ErrNotFound.
+func (tx *Tx) PeopleRoomDue() (PeopleRoom, error) {
+	return one(tx, scanPeopleRoom, selectPeopleRoomDue)
 }
 
 const selectOpenRoomOf = `

@@ -284,11 +284,20 @@ func (tx *Tx) EventsBetween(from, to Pos, limit int) ([]Event, error) {
 	return collect(tx, scanEvent, selectEventsBetween, from, to, limit)
 }
 
-const insertSearchEdit = `INSERT INTO mx_search_edits (pos, target) VALUES ($1, $2) ON CONFLICT (pos) DO NOTHING`
+// Edit is an event that edits another one, or wants to.
+type Edit struct {
+	Pos    Pos
+	Target id.EventID
+	Sender id.UserID
+	TS     int64 // origin_server_ts
+}
 
-// PutEdit notes that the event at a position edits another one.
-func (tx *Tx) PutEdit(pos Pos, target id.EventID) error {
-	_, err := tx.exec(insertSearchEdit, pos, target)
+const insertSearchEdit = `
+	INSERT INTO mx_search_edits (pos, target, sender, ts) VALUES ($1, $2, $3, $4) ON CONFLICT (pos) DO NOTHING`
+
+// PutEdit notes an edit.
+func (tx *Tx) PutEdit(e *Edit) error {
+	_, err := tx.exec(insertSearchEdit, e.Pos, e.Target, e.Sender, e.TS)
 	return err
 }
 
@@ -309,10 +318,17 @@ func (tx *Tx) EditedBy(pos Pos) (id.EventID, error) {
 
 const selectEditsOf = `
 	SELECT t.target, e.pos, e.room, e.event_id, e.ord, e.before, e.after, e.now, e.flags, e.redacted_by, e.device_id, e.txn, e.json
-	FROM mx_search_edits t JOIN mx_events e ON e.pos = t.pos
-	WHERE t.target IN (SELECT value FROM json_each($1)) ORDER BY e.pos`
+	FROM (
+		SELECT pos, target, row_number() OVER (PARTITION BY target, sender ORDER BY ts DESC, pos DESC) AS nth
+		FROM mx_search_edits WHERE target IN (SELECT value FROM json_each($1))) AS t
+	JOIN mx_events e ON e.pos = t.pos
+	WHERE t.nth <= $2 ORDER BY e.pos`
 
-// EditsOf returns the events that are known to edit some others, by those.
+// maxEditsOf is how many edits of one event by one sender are looked at.
+const maxEditsOf = 8
+
+// EditsOf returns the events that are known to edit some others, by those: of each sender the latest by their time, at most
+// maxEditsOf.
 func (tx *Tx) EditsOf(targets []id.EventID) (map[id.EventID][]Event, error) {
 	edits := map[id.EventID][]Event{}
 	err := each(tx, func(row *sql.Rows) error {
@@ -321,7 +337,7 @@ func (tx *Tx) EditsOf(targets []id.EventID) (map[id.EventID][]Event, error) {
 		err := row.Scan(&target, &e.Pos, &e.Room, &e.ID, &e.Ord, &e.Before, &e.After, &e.Now, &e.Flags, &e.RedactedBy, &e.Device, &e.Txn, &e.JSON)
 		edits[target] = append(edits[target], e)
 		return err
-	}, selectEditsOf, list(targets))
+	}, selectEditsOf, list(targets), maxEditsOf)
 	return edits, err
 }
 

@@ -93,12 +93,13 @@ func TestSearch(t *testing.T) {
 
 // What is said in other rooms, however often, does not hide what is said in one's own; and there is an end to looking.
 func TestSearchAmongOthers(t *testing.T) {
+	const atOnce, inVain = 20, 400
 	everywhere(t, func(t *testing.T, db *storage.DB, _ *storagetest.Faulty) {
 		var mine []storage.Pos
 		for i := range 22 {
 			change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return nil }) // a position for nothing
-			act := &storage.Act{Positions: 1000, Do: func(tx *storage.Tx, first storage.Pos) error {
-				for pos := first; pos < first+1000; pos++ {
+			act := &storage.Act{Positions: atOnce, Do: func(tx *storage.Tx, first storage.Pos) error {
+				for pos := first; pos < first+atOnce; pos++ {
 					room := int64(1 + i%2)
 					if pos == first {
 						room = 7
@@ -110,7 +111,7 @@ func TestSearchAmongOthers(t *testing.T) {
 				return nil
 			}, Place: func(a *storage.Act, first storage.Pos) {
 				mine = append(mine, first)
-				for pos := first; pos < first+1000; pos++ {
+				for pos := first; pos < first+atOnce; pos++ {
 					e := storage.Event{Pos: pos, Room: 1, ID: id.EventID(fmt.Sprintf("$%d", pos)), Ord: pos << storage.OrdShift, Flags: 1, JSON: []byte("{}")}
 					if pos == first {
 						e.Room = 7
@@ -123,7 +124,7 @@ func TestSearchAmongOthers(t *testing.T) {
 		}
 		search := func(rooms []int64, before int64, limit int) (docs []storage.Pos, last int64) {
 			found, err := ask(t, db, func(tx *storage.Tx) (found []storage.Found, err error) {
-				found, last, err = tx.Search(&storage.TextQuery{Phrases: [][]string{{"word"}}, Rooms: rooms}, before, limit)
+				found, last, err = tx.SearchWithin(&storage.TextQuery{Phrases: [][]string{{"word"}}, Rooms: rooms}, before, limit, atOnce, inVain)
 				return found, err
 			})
 			require.NoError(t, err)
@@ -207,12 +208,12 @@ func TestEdits(t *testing.T) {
 		change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
 			for range 2 {
 				for _, pos := range []storage.Pos{three, two} {
-					if err := tx.PutEdit(pos, "$target"); err != nil {
+					if err := tx.PutEdit(&storage.Edit{Pos: pos, Target: "$target", Sender: alice}); err != nil {
 						return err
 					}
 				}
 			}
-			return tx.PutEdit(one, "$other")
+			return tx.PutEdit(&storage.Edit{Pos: one, Target: "$other", Sender: alice})
 		})
 		edits := func(targets ...id.EventID) map[id.EventID][]storage.Pos {
 			list, err := ask(t, db, func(tx *storage.Tx) (map[id.EventID][]storage.Event, error) { return tx.EditsOf(targets) })
@@ -233,6 +234,20 @@ func TestEdits(t *testing.T) {
 		_, err = ask(t, db, func(tx *storage.Tx) (id.EventID, error) { return tx.EditedBy(two) })
 		require.ErrorIs(t, err, storage.ErrNotFound)
 		require.Equal(t, map[id.EventID][]storage.Pos{"$target": {three}}, edits("$target"))
+
+		var many []storage.Pos
+		for n := range int64(12) {
+			pos := event(t, db, 1, 1)
+			many = append(many, pos)
+			change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
+				return tx.PutEdit(&storage.Edit{Pos: pos, Target: "$many", Sender: alice, TS: 100 - n})
+			})
+		}
+		bobs := event(t, db, 1, 1)
+		change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
+			return tx.PutEdit(&storage.Edit{Pos: bobs, Target: "$many", Sender: bob})
+		})
+		require.Equal(t, append(many[:8], bobs), edits("$many")["$many"], "the latest of each by their time")
 	})
 }
 
@@ -299,18 +314,15 @@ func TestPeopleRooms(t *testing.T) {
 		put := func(r storage.PeopleRoom) {
 			change(t, db, func(tx *storage.Tx, _ storage.Pos) error { return tx.PutPeopleRoom(r) })
 		}
-		due := func() []storage.PeopleRoom {
-			list, err := ask(t, db, (*storage.Tx).PeopleRoomsDue)
-			require.NoError(t, err)
-			return list
-		}
 		put(storage.PeopleRoom{Room: 7, Present: true, Open: true})
 		require.Equal(t, storage.PeopleRoom{Room: 7, Present: true, Open: true}, room(7))
-		require.Equal(t, []storage.PeopleRoom{{Room: 7, Present: true, Open: true}}, due())
+		due, err := ask(t, db, (*storage.Tx).PeopleRoomDue)
+		require.NoError(t, err)
+		require.Equal(t, storage.PeopleRoom{Room: 7, Present: true, Open: true}, due)
 		open := func() (int64, error) {
 			return ask(t, db, func(tx *storage.Tx) (int64, error) { return tx.OpenRoomOf(alice) })
 		}
-		_, err := open()
+		_, err = open()
 		require.ErrorIs(t, err, storage.ErrNotFound)
 		queue(t, db, func(a *storage.Act, pos storage.Pos) {
 			a.Add(storage.UpsertMember, int64(7), string(alice), "join", pos, pos, false)
@@ -319,7 +331,8 @@ func TestPeopleRooms(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, 7, num)
 		put(storage.PeopleRoom{Room: 7, Present: true, Done: true})
-		require.Empty(t, due())
+		_, err = ask(t, db, (*storage.Tx).PeopleRoomDue)
+		require.ErrorIs(t, err, storage.ErrNotFound)
 		_, err = open()
 		require.ErrorIs(t, err, storage.ErrNotFound)
 		m, err := ask(t, db, func(tx *storage.Tx) (storage.Member, error) { return tx.Member(7, alice) })

@@ -17,9 +17,11 @@ CREATE INDEX mx_search_words ON mx_search USING GIN (words);
 -- Edits of messages: under the newest one the words of the message are found.
 CREATE TABLE mx_search_edits (
 	pos    {intkey},
-	target TEXT NOT NULL -- the id of the event that is edited
+	target TEXT NOT NULL,  -- the id of the event that is edited
+	sender TEXT NOT NULL,
+	ts     BIGINT NOT NULL -- origin_server_ts
 );
-CREATE INDEX mx_search_edits_target ON mx_search_edits (target);
+CREATE INDEX mx_search_edits_target ON mx_search_edits (target, sender, ts);
 
 -- Events that changed since their words were taken: they were redacted, or have got a place in the history.
 CREATE TABLE mx_search_again (
