@@ -610,6 +610,8 @@ func TestErasedUser(t *testing.T) {
 		require.Equal(t, []string{"later"}, sees(carol))
 		r := carol.Do("GET", inRoom(room, "event", sent), nil).WantOK()
 		require.JSONEq(t, `{}`, r.Get("content").Raw)
+		require.Equal(t, []string{sent}, foundIDs(search(bob, "body")))
+		require.Empty(t, foundIDs(search(carol, "body")), "nor is it found by what it said")
 		hs.Restart()
 	}
 	dora := hs.User("dora")

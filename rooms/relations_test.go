@@ -16,6 +16,22 @@ import (
 
 const v1 = "/_matrix/client/v1"
 
+// newRoot is a user in a room of their own, with a message in it.
+func newRoot(t *testing.T) (alice *homeservertest.User, room, root string) {
+	alice = homeservertest.New(t).User("alice")
+	room = alice.CreateRoom(homeservertest.Private)
+	return alice, room, alice.Send(room, "root")
+}
+
+// newPair is two users in a room of the first that anybody may join.
+func newPair(t *testing.T) (alice, bob *homeservertest.User, room string) {
+	hs := homeservertest.New(t)
+	alice, bob = hs.User("alice"), hs.User("bob")
+	room = alice.CreateRoom(homeservertest.Public)
+	bob.MustJoin(room)
+	return alice, bob, room
+}
+
 // relatesTo is the content of a message that relates to an event.
 func relatesTo(relType, event, body string) map[string]any {
 	return map[string]any{"msgtype": "m.text", "body": body, "m.relates_to": map[string]any{"rel_type": relType, "event_id": event}}
@@ -49,10 +65,7 @@ func bundled(u *homeservertest.User, room, event string) gjson.Result {
 
 // PA-12: the three forms of /relations.
 func TestEventsThatRelate(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	root := alice.Send(room, "root")
+	alice, room, root := newRoot(t)
 	reply := relate(alice, room, relatesTo("m.thread", root, "reply"))
 	dummy := alice.SendEvent(room, "m.dummy", relatesTo("m.thread", root, "")).WantOK().Get("event_id").String()
 	edit := relate(alice, room, edited(root, "edited"))
@@ -71,10 +84,7 @@ func TestEventsThatRelate(t *testing.T) {
 
 // PA-12: pages in both directions; next_batch ends with the last, prev_batch begins with the second.
 func TestPagesOfRelations(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	root := alice.Send(room, "root")
+	alice, room, root := newRoot(t)
 	var all []string
 	for i := range 10 {
 		all = append(all, relate(alice, room, relatesTo("m.thread", root, fmt.Sprint(i))))
@@ -104,10 +114,7 @@ func TestPagesOfRelations(t *testing.T) {
 
 // PA-13: tokens of /sync, /messages and /context.
 func TestRelationsFromOtherTokens(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	root := alice.Send(room, "root")
+	alice, room, root := newRoot(t)
 	before := relate(alice, room, relatesTo("m.thread", root, "before"))
 	since := alice.Sync("").NextBatch
 	after := relate(alice, room, relatesTo("m.thread", root, "after"))
@@ -129,10 +136,7 @@ func TestRelationsFromOtherTokens(t *testing.T) {
 
 // PA-12: recurse goes three steps; a filter holds on the whole way.
 func TestRecursion(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	root := alice.Send(room, "root")
+	alice, room, root := newRoot(t)
 	first := relate(alice, room, relatesTo("m.thread", root, "1"))
 	second := relate(alice, room, relatesTo("m.reference", first, "2"))
 	third := relate(alice, room, relatesTo("m.reference", second, "3"))
@@ -194,10 +198,7 @@ func TestBadRelationRequests(t *testing.T) {
 
 // PA-14, PA-16, PA-17: the latest valid edit is told beside the event, which stays what it was.
 func TestEditsAreBundled(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice, bob := hs.User("alice"), hs.User("bob")
-	room := alice.CreateRoom(homeservertest.Public)
-	bob.MustJoin(room)
+	alice, bob, room := newPair(t)
 	message := alice.Send(room, "first")
 	require.False(t, bundled(alice, room, message).Exists())
 	edit := relate(alice, room, edited(message, "second"))
@@ -260,10 +261,7 @@ func TestEncryptedEdits(t *testing.T) {
 
 // PA-14: references are listed, annotations are not bundled.
 func TestReferencesAreBundled(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	message := alice.Send(room, "first")
+	alice, room, message := newRoot(t)
 	one := relate(alice, room, relatesTo("m.reference", message, "1"))
 	two := relate(alice, room, relatesTo("m.reference", message, "2"))
 	alice.SendEvent(room, "m.reaction", map[string]any{
@@ -327,10 +325,7 @@ func gjsonPath(room string) string {
 
 // PA-19: whom the user ignores neither is told of nor counts.
 func TestIgnoredUsersAreNotAggregated(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice, bob := hs.User("alice"), hs.User("bob")
-	room := alice.CreateRoom(homeservertest.Public)
-	bob.MustJoin(room)
+	alice, bob, room := newPair(t)
 	message := alice.Send(room, "root")
 	mine := relate(alice, room, relatesTo("m.thread", message, "mine"))
 	his := relate(bob, room, relatesTo("m.thread", message, "his"))
@@ -417,10 +412,7 @@ func TestRelationsAcrossRooms(t *testing.T) {
 
 // PA-21: a relation that is malformed is none, and does no harm.
 func TestMalformedRelations(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	message := alice.Send(room, "root")
+	alice, room, message := newRoot(t)
 	long := make([]byte, 256)
 	for i := range long {
 		long[i] = 'a'
@@ -439,10 +431,7 @@ func TestMalformedRelations(t *testing.T) {
 
 // C-75: a long chain costs no more than three steps.
 func TestLongChains(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	root := alice.Send(room, "root")
+	alice, room, root := newRoot(t)
 	chain := []string{root}
 	for i := range 300 {
 		chain = append(chain, relate(alice, room, relatesTo("m.reference", chain[i], "x")))
@@ -454,10 +443,7 @@ func TestLongChains(t *testing.T) {
 
 // MSC3874 and MSC3440: /messages by how events relate to others.
 func TestMessagesByRelation(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice, bob := hs.User("alice"), hs.User("bob")
-	room := alice.CreateRoom(homeservertest.Public)
-	bob.MustJoin(room)
+	alice, bob, room := newPair(t)
 	since := alice.Sync("").NextBatch
 	root := alice.Send(room, "root")
 	thread := relate(bob, room, relatesTo("m.thread", root, "thread"))
@@ -482,10 +468,7 @@ func TestMessagesByRelation(t *testing.T) {
 
 // MSC3912: with_rel_types redacts what relates to the event too, as far as that is allowed.
 func TestRedactionWithRelations(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice, bob := hs.User("alice"), hs.User("bob")
-	room := alice.CreateRoom(homeservertest.Public)
-	bob.MustJoin(room)
+	alice, bob, room := newPair(t)
 	redact := func(u *homeservertest.User, event string, body map[string]any) {
 		u.Do("PUT", inRoom(room, "redact", event, "txn"+event), body).WantOK()
 	}
@@ -508,6 +491,16 @@ func TestRedactionWithRelations(t *testing.T) {
 	message = start(alice)
 	redact(alice, message, map[string]any{"org.matrix.msc3912.with_relations": []string{"*"}, "reason": "why"})
 	require.Empty(t, kinds(message))
+	message = start(alice)
+	redact(alice, message, map[string]any{"with_rel_types": []string{""}})
+	require.Len(t, kinds(message), 3, "nothing relates in no way")
+	message = start(alice)
+	since := alice.Sync("").NextBatch
+	redact(alice, message, map[string]any{
+		"with_rel_types": []string{"m.replace", "m.replace"}, "org.matrix.msc3912.with_relations": []string{"m.replace"},
+	})
+	told := alice.Messages(room, url.Values{"dir": {"f"}, "from": {since}}).WantOK().Get("chunk")
+	require.Len(t, told.Array(), 2, "each event once")
 	message = start(bob)
 	redact(bob, message, map[string]any{"with_rel_types": []string{"*"}})
 	require.Equal(t, []string{"of alice"}, kinds(message), "who may not redact the events of others does not")

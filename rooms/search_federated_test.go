@@ -70,10 +70,7 @@ func TestSearchOfOtherServers(t *testing.T) {
 	require.Eventually(t, func() bool { return len(foundIDs(search(bob, "needle", body))) == 2 }, soon, often)
 	require.Equal(t, []string{late, early}, foundIDs(search(bob, "needle", body)))
 	require.Len(t, foundIDs(search(bob, "needles")), 2, "state that was told first, and found its place later")
-	alice.SendEvent(room, "m.room.message", map[string]any{
-		"msgtype": "m.text", "body": "* thread", "m.new_content": map[string]any{"msgtype": "m.text", "body": "thread"},
-		"m.relates_to": map[string]any{"rel_type": "m.replace", "event_id": early},
-	}).WantOK()
+	relate(alice, room, edited(early, "thread"))
 	alice.Redact(room, late).WantOK()
 	require.Eventually(t, func() bool { return len(foundIDs(search(bob, "needle", body))) == 0 }, soon, often)
 	require.Equal(t, []string{early}, foundIDs(search(bob, "thread")))

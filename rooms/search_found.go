@@ -85,6 +85,7 @@ func (sr *searcher) see(ctx context.Context, some []storage.Found) error {
 	if err != nil {
 		return err
 	}
+	var hits []*hit
 	for _, f := range some {
 		e := events[f.Pos()]
 		if e == nil || e.RedactedBy != 0 || e.Flags != storage.InTimeline || e.Arrived() > sr.upTo {
@@ -96,13 +97,16 @@ func (sr *searcher) see(ctx context.Context, some []storage.Found) error {
 			return err
 		}
 		if ok && (sr.from.Sender == "" || sr.from.Sender == e.Sender) {
-			sr.found = append(sr.found, &hit{Event: e, reader: rd, doc: f.Doc})
+			hits = append(hits, &hit{Event: e, reader: rd, doc: f.Doc})
 		}
 	}
-	return sr.rate(ctx, sr.found[max(0, len(sr.found)-len(some)):])
+	hits, err = sr.rate(ctx, hits)
+	sr.found = append(sr.found, hits...)
+	return err
 }
 
-// read reads the events of rooms that the user may read, a room at a time.
+// read reads the events of rooms that the user may read, a room at a time; without those to which nothing relates as the
+// filter wants.
 func (sr *searcher) read(ctx context.Context, some []storage.Found) (map[storage.Pos]*roomstate.Event, error) {
 	positions := map[int64][]storage.Pos{}
 	for _, f := range some {
@@ -121,36 +125,86 @@ func (sr *searcher) read(ctx context.Context, some []storage.Found) (map[storage
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range events {
-			all[e.Pos] = e
-		}
 		if err := rd.Prepare(ctx, events); err != nil {
 			return nil, err
+		}
+		related, err := rd.relatedBy(ctx, events, sr.filter)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range events {
+			if related == nil || related[e.ID] {
+				all[e.Pos] = e
+			}
 		}
 	}
 	return all, nil
 }
 
-// rate says how closely events match: by how often they have each phrase, and how much else they say.
-func (sr *searcher) rate(ctx context.Context, hits []*hit) error {
+// rate says how closely events match: by how often they have each phrase, and how much else they say. It returns those
+// that have every one.
+func (sr *searcher) rate(ctx context.Context, hits []*hit) (rated []*hit, err error) {
 	ids := make([]id.EventID, len(hits))
 	for i, h := range hits {
 		ids[i] = h.ID
 	}
 	var edits map[id.EventID][]storage.Event
-	err := sr.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = sr.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		edits, err = tx.EditsOf(ids)
 		return err
 	})
-	for _, h := range hits {
-		e := &storage.Event{ID: h.ID, Room: h.reader.Room.Num, JSON: h.JSON}
-		_, text := currentText(e, edits[h.ID])
-		h.rank = likeness(texts(words(text)), sr.phrases)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	for _, h := range hits {
+		text, err := h.text(ctx, edits[h.ID])
+		if err != nil {
+			return nil, err
+		}
+		if h.rank = likeness(texts(words(text)), sr.phrases); h.rank > 0 {
+			rated = append(rated, h)
+		}
+	}
+	return rated, nil
 }
 
-// likeness adds up how often a text has each phrase, less for what else it says.
+// text is what an event says to the user: as the newest of its edits left it that they may see; nothing if they see it redacted.
+func (h *hit) text(ctx context.Context, edits []storage.Event) (string, error) {
+	content, err := h.content(ctx, h.Event)
+	if err != nil || content == nil {
+		return "", err
+	}
+	e := &storage.Event{ID: h.ID, Room: h.reader.Room.Num, JSON: h.JSON}
+	for newest := newestEdit(e, edits); newest != nil; newest = newestEdit(e, edits) {
+		pos := newest.Pos
+		edit, err := h.reader.Room.EventAt(ctx, pos)
+		if err != nil {
+			return "", err
+		}
+		edited, err := h.content(ctx, edit)
+		if err != nil {
+			return "", err
+		}
+		if edited != nil {
+			content = canonjson.Get(edited, "m.new_content")
+			break
+		}
+		edits = slices.DeleteFunc(edits, func(e storage.Event) bool { return e.Pos == pos })
+	}
+	_, text := textIn(h.Type, h.StateKey != nil, content)
+	return text, nil
+}
+
+// content is that of an event of the room if the user sees all of it, else nil.
+func (h *hit) content(ctx context.Context, e *roomstate.Event) ([]byte, error) {
+	seen, ok, err := h.reader.See(ctx, e)
+	if err != nil || !ok || seen.Event() != e.Event {
+		return nil, err
+	}
+	return e.Content(), nil
+}
+
+// likeness adds up how often a text has each phrase, less for what else it says; 0 if it does not have every one.
 func likeness(text []string, phrases [][]string) (sum float64) {
 	for _, p := range phrases {
 		n := 0
@@ -158,6 +212,9 @@ func likeness(text []string, phrases [][]string) (sum float64) {
 			if slices.Equal(text[i:i+len(p)], p) {
 				n++
 			}
+		}
+		if n == 0 {
+			return 0
 		}
 		sum += math.Log1p(float64(n))
 	}

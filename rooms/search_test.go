@@ -119,10 +119,7 @@ func TestSearchedKeys(t *testing.T) {
 
 // PA-23, C-43: what is redacted or edited is not found by what it said.
 func TestSearchFindsWhatIsSaidNow(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice, bob := hs.User("alice"), hs.User("bob")
-	room := alice.CreateRoom(homeservertest.Public)
-	bob.MustJoin(room)
+	alice, bob, room := newPair(t)
 	gone, stays := alice.Send(room, "this will be redacted"), alice.Send(room, "this will not be redacted")
 	require.Len(t, foundIDs(search(alice, "redacted")), 2)
 	alice.Redact(room, gone).WantOK()
@@ -135,10 +132,7 @@ func TestSearchFindsWhatIsSaidNow(t *testing.T) {
 	original := alice.Send(room, "first draught")
 	edit := func(u *homeservertest.User, target, body string) string {
 		time.Sleep(2 * time.Millisecond) // of two edits at one time the greater id counts
-		return u.SendEvent(room, "m.room.message", map[string]any{
-			"msgtype": "m.text", "body": "* " + body, "m.new_content": map[string]any{"msgtype": "m.text", "body": body},
-			"m.relates_to": map[string]any{"rel_type": "m.replace", "event_id": target},
-		}).WantOK().Get("event_id").String()
+		return relate(u, room, edited(target, body))
 	}
 	require.Equal(t, []string{original}, foundIDs(search(alice, "draught")))
 	second := edit(alice, original, "second version")
@@ -151,6 +145,9 @@ func TestSearchFindsWhatIsSaidNow(t *testing.T) {
 	require.Equal(t, third, r.Get(`result.unsigned.m\.relations.m\.replace.event_id`).String(), "what it says now comes with it")
 	edit(bob, original, "somebody else's")
 	require.Empty(t, foundIDs(search(alice, "somebody")))
+	require.Equal(t, []string{original}, foundIDs(search(alice, "third")))
+	edit(alice, third, "nested")
+	require.Empty(t, foundIDs(search(alice, "nested")), "edits are not edited")
 	require.Equal(t, []string{original}, foundIDs(search(alice, "third")))
 	alice.Redact(room, third).WantOK()
 	require.Equal(t, []string{original}, foundIDs(search(alice, "second")))
@@ -199,10 +196,7 @@ func TestSearchPages(t *testing.T) {
 
 // PA-22: more is found than one answer looks at.
 func TestSearchGoesOn(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice, bob := hs.User("alice"), hs.User("bob")
-	room := alice.CreateRoom(homeservertest.Public)
-	bob.MustJoin(room)
+	alice, bob, room := newPair(t)
 	first := bob.Send(room, "needle")
 	for range 520 {
 		alice.Send(room, "needle")
@@ -308,11 +302,30 @@ func TestSearchShowsWhatOneMaySee(t *testing.T) {
 	alice.MustInvite(room, eve)
 	require.Empty(t, foundIDs(search(eve, "secret")))
 
-	alice.Do("PUT", v3+"/user/"+alice.ID+"/account_data/m.ignored_user_list", map[string]any{"ignored_users": map[string]any{bob.ID: map[string]any{}}}).WantOK()
+	ignore(alice, bob)
 	bob.MustJoin(room)
 	bob.Send(room, "unwanted")
 	require.Len(t, foundIDs(search(bob, "unwanted")), 1)
 	require.Empty(t, foundIDs(search(alice, "unwanted")), "of who is ignored")
+}
+
+// PA-22, HV-04: an edit that one may not see is not what a message is found by.
+func TestSearchKnowsNoHiddenEdits(t *testing.T) {
+	alice, bob, room := newPair(t)
+	alice.SetState(room, "m.room.history_visibility", "", map[string]any{"history_visibility": "joined"}).WantOK()
+	message := alice.Send(room, "draught")
+	relate(alice, room, edited(message, "common draught"))
+	require.Equal(t, []string{message}, foundIDs(search(bob, "common")))
+	bob.MustLeave(room)
+	time.Sleep(2 * time.Millisecond) // of two edits at one time the greater id counts
+	relate(alice, room, edited(message, "secret draught"))
+	for _, order := range []string{"rank", "recent"} {
+		r := search(bob, "secret", map[string]any{"order_by": order})
+		require.Empty(t, foundIDs(r))
+		require.Zero(t, r.Get(found+".count").Int())
+	}
+	require.Equal(t, []string{message}, foundIDs(search(bob, "draught")), "as it was when they left")
+	require.Equal(t, []string{message}, foundIDs(search(alice, "secret")))
 }
 
 // PA-22: filters.
@@ -322,6 +335,7 @@ func TestSearchFilters(t *testing.T) {
 	one, two := alice.CreateRoom(homeservertest.Public), alice.CreateRoom(homeservertest.Public)
 	bob.MustJoin(one)
 	a1, a2, b1 := alice.Send(one, "word"), alice.Send(two, "word"), bob.Send(one, "word")
+	relate(bob, one, relatesTo("m.reference", a1, "other"))
 	name := alice.SetState(two, "m.room.name", "", map[string]any{"name": "word"}).WantOK().Get("event_id").String()
 	tests := []struct {
 		name   string
@@ -334,6 +348,8 @@ func TestSearchFilters(t *testing.T) {
 		{"senders", map[string]any{"senders": []string{bob.ID}}, []string{b1}},
 		{"not senders", map[string]any{"not_senders": []string{bob.ID}}, []string{a1, a2, name}},
 		{"types", map[string]any{"types": []string{"m.room.name"}}, []string{name}},
+		{"related by", map[string]any{"related_by_rel_types": []string{"m.reference"}}, []string{a1}},
+		{"related by another", map[string]any{"related_by_senders": []string{alice.ID}}, []string{}},
 		{"not types", map[string]any{"not_types": []string{"m.room.n*"}}, []string{a1, a2, b1}},
 	}
 	for _, tt := range tests {

@@ -21,10 +21,7 @@ func subscriptions(u *homeservertest.User, query string) *homeservertest.Respons
 
 // MSC4306: by hand and automatically; what was chosen by hand stays.
 func TestThreadSubscriptions(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	root := alice.Send(room, "root")
+	alice, room, root := newRoot(t)
 	reply := relate(alice, room, relatesTo("m.thread", root, "reply"))
 	automatic := map[string]any{"automatic": reply}
 
@@ -43,10 +40,7 @@ func TestThreadSubscriptions(t *testing.T) {
 
 // MSC4306: whoever has unsubscribed does not subscribe because of what was there then.
 func TestUnsubscribingLasts(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice := hs.User("alice")
-	room := alice.CreateRoom(homeservertest.Private)
-	root := alice.Send(room, "root")
+	alice, room, root := newRoot(t)
 	first := relate(alice, room, relatesTo("m.thread", root, "1"))
 	subscription(alice, "PUT", room, root, map[string]any{"automatic": first}).WantOK()
 	second := relate(alice, room, relatesTo("m.thread", root, "2"))

@@ -56,10 +56,7 @@ func TestThreads(t *testing.T) {
 
 // PA-20: whoever began a thread or has written in it takes part in it.
 func TestThreadsOneTakesPartIn(t *testing.T) {
-	hs := homeservertest.New(t)
-	alice, bob := hs.User("alice"), hs.User("bob")
-	room := alice.CreateRoom(homeservertest.Public)
-	bob.MustJoin(room)
+	alice, bob, room := newPair(t)
 	root := alice.Send(room, "root")
 	bobs := bob.Send(room, "root of bob")
 	relate(alice, room, relatesTo("m.thread", root, "x"))
