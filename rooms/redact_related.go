@@ -14,8 +14,11 @@ import (
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// maxRedacted is how many of the events that relate to one are redacted with it: the newest.
-const maxRedacted = 500
+// How much is redacted with an event: of the ways in which others relate to it, and of those the newest.
+const (
+	maxRedactedKinds = 50
+	maxRedacted      = 500
+)
 
 // redactRelated redacts what relates to a redacted event in one of some ways, where * is any, as far as the caller may. What
 // they may not redact stays; so does, with a line in the log, what could not be stored.
@@ -48,11 +51,8 @@ func (s *Service) relatedTo(ctx context.Context, room id.RoomID, parent id.Event
 	if err := r.FindRelations(ctx); err != nil {
 		return nil, err
 	}
-	if slices.Contains(kinds, "*") {
-		kinds = []string{""}
-	}
 	var positions []storage.Pos
-	for _, kind := range kinds[:min(len(kinds), maxRedacted)] {
+	for _, kind := range relTypes(kinds) {
 		q := &storage.RelationQuery{Room: r.Num, Parent: parent, Kind: kind, After: firstPlace, Before: lastPlace, Limit: maxRedacted - len(positions)}
 		rows, err := r.Relations(ctx, q)
 		if err != nil {
@@ -64,6 +64,17 @@ func (s *Service) relatedTo(ctx context.Context, room id.RoomID, parent id.Event
 	}
 	events, err := r.EventsAt(ctx, positions)
 	return eventIDs(events), err
+}
+
+// relTypes returns each of some ways once; "" is any, for which clients write *.
+func relTypes(kinds []string) []string {
+	if slices.Contains(kinds, "*") {
+		return []string{""}
+	}
+	kinds = slices.DeleteFunc(kinds, func(kind string) bool { return kind == "" })
+	slices.Sort(kinds)
+	kinds = slices.Compact(kinds)
+	return kinds[:min(len(kinds), maxRedactedKinds)]
 }
 
 func eventIDs(events []*roomstate.Event) []id.EventID {
