@@ -105,6 +105,9 @@ func (rd *reader) roots(ctx context.Context, rows []storage.Thread, participated
 	if err != nil {
 		return nil, err
 	}
+	if err := rd.Prepare(ctx, events); err != nil {
+		return nil, err
+	}
 	var seen []*roomstate.Event
 	for _, e := range events {
 		if e.Flags != storage.InTimeline || participated && !took[e.ID] && e.Sender != rd.User {

@@ -55,6 +55,7 @@ func (v *Viewer) Aggregate(ctx context.Context, events []*Event) error {
 		return err
 	}
 	latest, err := a.bundle(events)
+	latest = v.unaggregated(latest)
 	if err != nil || len(latest) == 0 {
 		return err
 	}
@@ -217,7 +218,7 @@ func (a *aggregation) bundle(events []*Event) (latest []*Event, err error) {
 		if b.edit != nil || len(b.references) > 0 || b.thread != nil {
 			a.bundles[e.Pos] = &b
 		}
-		if b.thread != nil && a.bundles[b.thread.Latest.Pos] == nil {
+		if b.thread != nil {
 			latest = append(latest, b.thread.Latest)
 		}
 	}
