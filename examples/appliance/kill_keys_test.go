@@ -2,17 +2,22 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // oneTimeKeys are the one-time keys of a writer, of an algorithm that is its own: each that was acknowledged is given out
-// once. What a claim has taken whose answer was lost is lost with it, and nothing else.
+// once. What a claim has taken whose answer was lost is lost with it, one key that was next then, and nothing else.
 type oneTimeKeys struct {
 	user, device, algorithm string
 
@@ -21,7 +26,9 @@ type oneTimeKeys struct {
 	uploaded map[string]bool
 	given    map[string]bool
 	next     int
-	lost     int // claims that were not answered
+	latest   string // key that somebody got, in the order of uploads, which is that of the names
+	// unanswered has for each claim that was not answered what was the latest key before it: one behind that it may have taken.
+	unanswered []string
 }
 
 func newOneTimeKeys(a *account, index int) *oneTimeKeys {
@@ -75,15 +82,22 @@ func (k *oneTimeKeys) give(name string) error {
 		return fmt.Errorf("[%s] the key %s of %s was never uploaded", keyClaims, name, k.user)
 	}
 	delete(k.uploaded, name)
-	k.given[name] = true
+	k.given[name], k.latest = true, max(k.latest, name)
 	return nil
 }
 
-// unanswered notes that a claim may have taken a key.
-func (k *oneTimeKeys) unanswered() {
+// before is the latest key that somebody got before a claim.
+func (k *oneTimeKeys) before() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.lost++
+	return k.latest
+}
+
+// lose notes that a claim may have taken a key behind one.
+func (k *oneTimeKeys) lose(before string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.unanswered = append(k.unanswered, before)
 }
 
 func (w *writer) uploadKeys(ctx context.Context) error {
@@ -105,10 +119,11 @@ func (w *writer) uploadKeys(ctx context.Context) error {
 
 func (w *writer) claimKey(ctx context.Context) error {
 	of := w.load.writers[w.random.IntN(len(w.load.writers))].keys
+	before := of.before()
 	name, err := of.claim(ctx, keyClaims, w.client)
 	if err != nil {
 		if _, ok := isRefused(err); !ok {
-			of.unanswered()
+			of.lose(before)
 		}
 		return err
 	}
@@ -140,6 +155,7 @@ func (k *oneTimeKeys) claim(ctx context.Context, kind kind, c *client) (string, 
 // verify takes all keys that are left, in the order of their uploads, and tells which are missing. Nothing writes meanwhile.
 func (k *oneTimeKeys) verify(ctx context.Context, c *client) []error {
 	var found []error
+	first := ""
 	for before := ""; ; {
 		name, err := k.claim(ctx, "", c)
 		if err != nil {
@@ -154,26 +170,28 @@ func (k *oneTimeKeys) verify(ctx context.Context, c *client) []error {
 		if name < before {
 			found = append(found, fmt.Errorf("[%s] %s was given out behind %s", keyClaims, name, before))
 		}
-		before = name
+		first, before = cmp.Or(first, name), name
 	}
-	return append(found, k.missing()...)
+	return append(found, k.missing(first)...)
 }
 
-func (k *oneTimeKeys) missing() []error {
-	var names []string
-	for name, acknowledged := range k.uploaded {
-		if acknowledged {
-			names = append(names, name)
+// missing tells which acknowledged keys are gone that no unanswered claim can have taken: as keys are given out in order, a
+// claim took one behind the latest from before it, and before the first key that was left afterwards, "" for none.
+func (k *oneTimeKeys) missing(first string) (found []error) {
+	slices.Sort(k.unanswered)
+	for _, name := range slices.Sorted(maps.Keys(k.uploaded)) {
+		taken := len(k.unanswered) > 0 && k.unanswered[0] < name && (first == "" || name < first)
+		switch {
+		case !k.uploaded[name]: // nobody knows whether it was ever there
+		case taken:
+			k.unanswered = k.unanswered[1:]
+		default:
+			found = append(found, fmt.Errorf("[%s] %s of %s is not there, and no claim can have taken it", keyUploads, name, k.user))
 		}
 	}
-	lost := k.lost
 	clear(k.uploaded)
-	k.lost = 0
-	if len(names) <= lost {
-		return nil
-	}
-	slices.Sort(names)
-	return []error{fmt.Errorf("[%s] of %s %v are not there; %d claims were not answered", keyUploads, k.user, names, lost)}
+	k.unanswered = nil
+	return found
 }
 
 // claimed is the last answer to a claim that had a key: what a server would say again that had not stored the claim.
@@ -207,4 +225,32 @@ func (l *claimed) repeat(w http.ResponseWriter) {
 	defer l.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(l.body)
+}
+
+// TestMissingKeys: a claim that was not answered excuses one key that was next then, and no other.
+func TestMissingKeys(t *testing.T) {
+	for _, tt := range []struct {
+		name, first string
+		unanswered  []string
+		gone        []string
+		found       int
+	}{
+		{"nothing is gone", "k4", []string{"k2"}, nil, 0},
+		{"the next one", "k4", []string{"k2"}, []string{"k3"}, 0},
+		{"the last one", "", []string{"k2"}, []string{"k9"}, 0},
+		{"two for one claim", "k5", []string{"k2"}, []string{"k3", "k4"}, 1},
+		{"two for two claims", "k5", []string{"k3", "k2"}, []string{"k3", "k4"}, 0},
+		{"one that was to be given out before", "k5", []string{"k3"}, []string{"k2"}, 1},
+		{"one behind those that are left", "k5", []string{"k2", "k2"}, []string{"k6"}, 1},
+		{"without a claim", "k5", nil, []string{"k3"}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			k := &oneTimeKeys{uploaded: map[string]bool{"k1": false}, unanswered: tt.unanswered}
+			for _, name := range tt.gone {
+				k.uploaded[name] = true
+			}
+			require.Len(t, k.missing(tt.first), tt.found)
+			require.Empty(t, k.missing(tt.first))
+		})
+	}
 }
