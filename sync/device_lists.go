@@ -45,8 +45,14 @@ type news struct {
 	hints    map[id.RoomID]hint     // among them the rooms in which something happened
 }
 
+// still says that nobody's memberships or devices have changed.
+func (n *news) still() bool { return n.whole && len(n.moved) == 0 && len(n.changers) == 0 }
+
 // findDevices finds whose devices have changed, for an incremental look.
 func (l *look) findDevices(n news) (changed, left []id.UserID, err error) {
+	if n.still() {
+		return nil, nil, nil
+	}
 	d := &devices{look: l, changed: map[id.UserID]struct{}{}, may: map[id.UserID]struct{}{}, gone: map[id.UserID]struct{}{}}
 	if err := d.ownMoves(n); err != nil {
 		return nil, nil, err
@@ -366,7 +372,7 @@ func (s *Service) DeviceListChanges(ctx context.Context, user id.UserID, from, t
 
 // readCounts reads what the device has left of keys.
 func (l *look) readCounts() (err error) {
-	if l.Keys == nil || l.Device == "" {
+	if l.Keys == nil || l.Device == "" || l.old {
 		return nil
 	}
 	l.counts.oneTime, l.counts.unused, err = l.Keys.Counts(l.ctx, l.User, l.Device)
@@ -396,7 +402,12 @@ func (l *look) writeDevices() {
 		l.out.said = true // since the client began to wait
 	}
 	l.out.key("device_one_time_keys_count").raw("{")
-	for _, algorithm := range slices.Sorted(maps.Keys(l.counts.oneTime)) {
+	algorithms := make([]string, 0, 4) // on the stack: every answer has them
+	for algorithm := range l.counts.oneTime {
+		algorithms = append(algorithms, algorithm)
+	}
+	slices.Sort(algorithms)
+	for _, algorithm := range algorithms {
 		l.out.key(algorithm).number(l.counts.oneTime[algorithm])
 	}
 	l.out.raw("}").key("device_unused_fallback_key_types").raw("[")

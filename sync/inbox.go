@@ -37,9 +37,9 @@ func newInboxes(db *storage.DB) *inboxes {
 // look makes a device known and returns a copy of what is known of it.
 func (s *inboxes) look(ctx context.Context, d deviceKey) (inbox, error) {
 	for {
-		known, dropped := s.get(d)
-		if known != nil {
-			return *known, nil
+		known, ok, dropped := s.get(d)
+		if ok {
+			return known, nil
 		}
 		var first, last storage.Pos
 		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -58,14 +58,13 @@ func (s *inboxes) look(ctx context.Context, d deviceKey) (inbox, error) {
 // name is the key in storage.
 func (d deviceKey) name() storage.DeviceName { return storage.DeviceName{User: d.user, ID: d.device} }
 
-func (s *inboxes) get(d deviceKey) (known *inbox, dropped int) {
+func (s *inboxes) get(d deviceKey) (known inbox, ok bool, dropped int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b := s.known[d]; b != nil {
-		copied := *b
-		return &copied, s.dropped
+		return *b, true, s.dropped
 	}
-	return nil, s.dropped
+	return inbox{}, false, s.dropped
 }
 
 // loaded remembers what was read, unless the device became known meanwhile, or was and is forgotten again: then false.
@@ -128,41 +127,46 @@ func (s *inboxes) acknowledge(ctx context.Context, d deviceKey, upTo storage.Pos
 		if err != nil || known.first == 0 || known.first > upTo {
 			return nil, err
 		}
-		if s.acking(d, upTo) {
-			break
+		if b := s.acking(d, upTo); b != nil {
+			return s.delete(d, upTo, b), nil
 		}
 	}
+}
+
+// delete queues the act that deletes what b notes as acknowledged.
+func (s *inboxes) delete(d deviceKey, upTo storage.Pos, b *inbox) *storage.Act {
 	act := &storage.Act{
 		Do:        func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteToDevice(d.name(), upTo) },
-		Committed: func(storage.Pos) { s.deleted(d, upTo) },
+		Committed: func(storage.Pos) { s.deleted(d, upTo, b) },
 		Refused:   func(error) { s.forget([]storage.DeviceName{d.name()}) },
 	}
 	s.db.Queue(act)
-	return act, nil
+	return act
 }
 
-// acking notes what is acknowledged and not deleted yet; false when the device was forgotten meanwhile.
-func (s *inboxes) acking(d deviceKey, upTo storage.Pos) bool {
+// acking notes what is acknowledged and not deleted yet, and returns where; nil when the device was forgotten meanwhile.
+func (s *inboxes) acking(d deviceKey, upTo storage.Pos) *inbox {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.known[d]
 	if b == nil {
-		return false
+		return nil
 	}
 	b.acked = max(b.acked, upTo)
 	b.busy++
-	return true
+	return b
 }
 
-// deleted says that everything up to a position is deleted.
-func (s *inboxes) deleted(d deviceKey, upTo storage.Pos) {
+// deleted says that everything up to a position is deleted by an act that noted in. That is no longer what is known of
+// the device when it was forgotten meanwhile.
+func (s *inboxes) deleted(d deviceKey, upTo storage.Pos, in *inbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	in.busy--
 	b := s.known[d]
 	if b == nil {
 		return
 	}
-	b.busy--
 	switch {
 	case b.last <= upTo:
 		b.first, b.last = 0, 0
