@@ -2,6 +2,7 @@ package storage
 
 import (
 	"database/sql"
+	"errors"
 
 	"github.com/embedmatrix/homeserver/internal/id"
 )
@@ -131,6 +132,21 @@ const selectHistoryForwards = `
 // HistoryForwards returns at most limit timeline events of a room with a place in (after, before), oldest first.
 func (tx *Tx) HistoryForwards(room, after, before int64, limit int) ([]Event, error) {
 	return collect(tx, scanEvent, selectHistoryForwards, room, after, before, limit)
+}
+
+const selectArrivalAfter = `
+	SELECT e.ord FROM mx_rooms r JOIN mx_events e ON e.room = r.room
+	WHERE r.room_id IN (SELECT value FROM json_each($1)) AND e.ord >= $2 AND e.ord <= $3 AND e.ord % 65536 = 0
+	ORDER BY e.ord LIMIT 1 OFFSET $4`
+
+// ArrivalAfter returns at which position in (from, to] an event came live into any of these rooms behind so many others; 0
+// when there are no more than those.
+func (tx *Tx) ArrivalAfter(rooms []id.RoomID, from, to Pos, others int) (Pos, error) {
+	ord, err := one(tx, value[int64], selectArrivalAfter, list(rooms), (from+1)<<OrdShift, to<<OrdShift, others)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return ord >> OrdShift, err
 }
 
 // InsertTransaction remembers a client's transaction id: txn_hash, event_id, at_ms.

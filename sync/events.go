@@ -11,17 +11,18 @@ import (
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/mxerr"
+	"github.com/embedmatrix/homeserver/internal/notify"
 	"github.com/embedmatrix/homeserver/internal/token"
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// maxChunk is how many events of a room one answer of /events has at most: its newest.
+// maxChunk is how many events of rooms one answer of /events has at most.
 const maxChunk = 100
 
 // getEvents implements GET /_matrix/client/v3/events.
 //
-// It is deprecated: /sync with its answer laid flat. Without from it tells what comes from now on. With a room_id it tells
-// of that room alone, which the user need not be in if it is world-readable.
+// It is deprecated: /sync with its answer laid flat, the oldest events first and none left out. Without from it tells what
+// comes from now on. With a room_id it tells of that room alone, which the user need not be in if it is world-readable.
 //
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3events
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3events_1
@@ -94,12 +95,15 @@ func (s *Service) tellOutside(ctx context.Context, q *Request) (*Answer, error) 
 	if err := l.writeOutside(p); err != nil {
 		return nil, fmt.Errorf("look of %s into %s: %w", q.User, p.ID, err)
 	}
-	return &Answer{body: l.out.b, next: l.next(), news: len(l.out.b) > 1}, nil
+	return &Answer{body: l.out.b, next: l.next(), news: len(l.out.b) > 1, more: l.more}, nil
 }
 
 // windowOn finds the room to look into. Whether that is allowed was asked when the request came.
 func (l *look) windowOn(roomID id.RoomID) (p *place, err error) {
 	if l.wishes, err = l.wishesOf(l.ctx, l.User); err != nil {
+		return nil, err
+	}
+	if err = l.stopEarly(); err != nil {
 		return nil, err
 	}
 	p = &place{upTo: l.to}
@@ -178,7 +182,7 @@ func (l *look) changedIn(p *place) (list []ephemeral.Status) {
 
 // eventsRequest reads the parameters.
 func (s *Service) eventsRequest(c *httpapi.Call) (Request, error) {
-	q := Request{User: c.User, Device: c.Device, Filter: &Filter{}}
+	q := Request{User: c.User, Device: c.Device, Filter: &Filter{}, old: true}
 	limit, err := oldLimit(c, maxChunk)
 	if err != nil {
 		return q, err
@@ -194,9 +198,83 @@ func (s *Service) eventsRequest(c *httpapi.Call) (Request, error) {
 	return q, err
 }
 
-// present is the token of all that there is now.
+// present is the token of all that there is now, but for messages to devices.
 func (s *Service) present() *token.Stream {
-	return &token.Stream{Pos: s.DB.Published(), Typing: s.Typing.Now(), Presence: s.Presence.Now(), Boot: s.Typing.Boot}
+	l := look{Service: s, Request: &Request{old: true}, to: s.DB.Published(), typingNow: s.Typing.Now(), presenceNow: s.Presence.Now()}
+	t := l.next()
+	return &t
+}
+
+// keepMessages leaves the messages to the device, of which the old endpoints do not tell, to /sync: a token of theirs
+// acknowledges what the token before it did.
+func (l *look) keepMessages(t token.Stream) token.Stream {
+	inbox := storage.Pos(1) // before any message
+	if l.Since != nil {
+		inbox = l.Since.Messages()
+	}
+	if t.Inbox = 0; inbox < t.Pos {
+		t.Inbox = inbox
+	}
+	return t
+}
+
+// stopEarly ends the look of /events behind as many events as its answer may have.
+func (l *look) stopEarly() error {
+	limit := l.Filter.Room.limit()
+	if !l.old || l.initial || limit == 0 {
+		return nil
+	}
+	next, err := l.eventAfter(limit)
+	if err == nil && next > l.from+1 {
+		l.to, l.more = next-1, true
+	}
+	return err
+}
+
+// eventAfter returns when the event arrived before which there are so many new ones; 0 when there are no more than those.
+func (l *look) eventAfter(many int) (storage.Pos, error) {
+	changes, whole := l.Hub.Since(l.from, l.to)
+	if !whole {
+		return l.storedAfter(many)
+	}
+	for i := range changes {
+		if c := &changes[i]; c.Kind != notify.Timeline || !l.streams(c.Room) {
+			continue
+		}
+		if many--; many < 0 {
+			return changes[i].Pos, nil
+		}
+	}
+	return 0, nil
+}
+
+// storedAfter is eventAfter where the hub no longer knows.
+func (l *look) storedAfter(many int) (pos storage.Pos, err error) {
+	var rooms []id.RoomID
+	for _, room := range l.Filter.Room.Rooms {
+		rooms = append(rooms, id.RoomID(room))
+	}
+	if rooms == nil {
+		for _, m := range l.mine.All() {
+			if l.streams(m.Room) {
+				rooms = append(rooms, m.Room)
+			}
+		}
+	}
+	err = l.DB.Read(l.ctx, func(tx *storage.Tx) error {
+		pos, err = tx.ArrivalAfter(rooms, l.from, l.to, many)
+		return err
+	})
+	return pos, err
+}
+
+// streams reports whether the new events of a room may be told.
+func (l *look) streams(room id.RoomID) bool {
+	if only := l.Filter.Room.Rooms; only != nil {
+		return only[0] == string(room)
+	}
+	m, ok := l.mine.Get(room)
+	return ok && (m.Membership == "join" || m.Since > l.from)
 }
 
 // chunk is an answer of /events.

@@ -1,6 +1,7 @@
 package syncing_test
 
 import (
+	"fmt"
 	"net/url"
 	"testing"
 	"time"
@@ -45,6 +46,56 @@ func TestEventStream(t *testing.T) {
 	require.Equal(t, "invite", invite.Get("0.content.membership").Str)
 	require.Equal(t, room, invite.Get("0.room_id").Str)
 	require.Empty(t, stream(alice, stream(alice, "").Get("end").Str).Get("chunk").Array())
+}
+
+// TestEventStreamLimit: an answer has so many events, the oldest, and none is left out between it and the next one; also
+// of what came before a restart, and when somebody looks into a room from outside.
+func TestEventStreamLimit(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice, bob := hs.User("alice"), hs.User("bob")
+	room := alice.CreateRoomWith(object{"preset": "public_chat", "initial_state": []object{
+		{"type": "m.room.history_visibility", "state_key": "", "content": object{"history_visibility": "world_readable"}},
+	}})
+	other := bob.CreateRoom(private)
+	begin := stream(alice, "").Get("end").Str
+	var want []string
+	for i := range 12 {
+		bob.Send(other, "of no interest")
+		want = append(want, alice.Send(room, fmt.Sprint(i)))
+	}
+	read := func(u *homeservertest.User, only string) (told []string) {
+		for from := begin; len(told) < len(want); {
+			next := u.Do("GET", "/_matrix/client/v3/events?limit=5&timeout=60000&from="+from+only, nil).WantOK()
+			events := next.Get(`chunk.#(type=="m.room.message")#.event_id`)
+			require.NotEmpty(t, events.Array(), "nothing was new after %v", told)
+			require.LessOrEqual(t, len(events.Array()), 5)
+			told, from = append(told, strs(events)...), next.Get("end").Str
+		}
+		return told
+	}
+	require.Equal(t, want, read(alice, ""))
+	require.Equal(t, want, read(bob, "&room_id="+room))
+	hs.Restart()
+	require.Equal(t, want, read(alice, ""))
+	require.Equal(t, want, read(bob, "&room_id="+room))
+}
+
+// TestEventStreamKeepsMessages: the old endpoints neither tell of messages to the device, nor acknowledge any that /sync
+// has not told.
+func TestEventStreamKeepsMessages(t *testing.T) {
+	alice, bob := two(t)
+	since := bob.Sync("").NextBatch
+	first := bob.Do("GET", "/_matrix/client/v3/initialSync", nil).WantOK().Get("end").Str
+	sendTo(alice, "1", to(bob, bob.Device, text("one"))).WantOK()
+	for _, token := range []string{since, first, stream(bob, "").Get("end").Str} {
+		next := stream(bob, token)
+		require.Empty(t, next.Get("chunk").Array())
+		end := stream(bob, next.Get("end").Str).Get("end").Str
+		require.Equal(t, []string{"one"}, told(bob.Sync(end)), "nobody has told of it")
+	}
+	s := bob.Sync(since)
+	stream(bob, s.NextBatch)
+	require.Empty(t, told(bob.Sync(since)), "a token of /sync acknowledges here as well")
 }
 
 func strs(list gjson.Result) (texts []string) {

@@ -24,6 +24,7 @@ type look struct {
 	now      time.Time
 	from, to storage.Pos
 	initial  bool
+	more     bool // there is something behind to already
 
 	mine   *roomstate.UserRooms
 	wishes *wishes
@@ -78,7 +79,7 @@ func (s *Service) tell(ctx context.Context, q *Request) (*Answer, error) {
 	if err := l.write(); err != nil {
 		return nil, fmt.Errorf("sync of %s: %w", q.User, err)
 	}
-	return &Answer{body: l.out.b, next: l.next(), news: l.out.said, members: l.members, counts: l.counts}, nil
+	return &Answer{body: l.out.b, next: l.next(), news: l.out.said, more: l.more, members: l.members, counts: l.counts}, nil
 }
 
 // newLook is a look at what is new since a request's token, up to now.
@@ -92,12 +93,19 @@ func (s *Service) newLook(ctx context.Context, q *Request) *look {
 
 // next is where the following look begins.
 func (l *look) next() token.Stream {
-	return token.Stream{Pos: l.to, Inbox: l.inbox, Typing: l.typingNow, Presence: l.presenceNow, Boot: l.Typing.Boot}
+	t := token.Stream{Pos: l.to, Inbox: l.inbox, Typing: l.typingNow, Presence: l.presenceNow, Boot: l.Typing.Boot}
+	if l.old {
+		t = l.keepMessages(t)
+	}
+	return t
 }
 
 // find finds the rooms of which there may be something to tell.
 func (l *look) find() (err error) {
 	if l.mine, err = l.Cache.RoomsOf(l.ctx, l.User); err != nil {
+		return err
+	}
+	if err = l.stopEarly(); err != nil {
 		return err
 	}
 	if l.wishes, err = l.wishesOf(l.ctx, l.User); err != nil {
@@ -112,7 +120,7 @@ func (l *look) find() (err error) {
 			return err
 		}
 	}
-	if !l.initial {
+	if !l.initial && !l.old {
 		if l.changed, l.left, err = l.findDevices(n); err != nil {
 			return err
 		}

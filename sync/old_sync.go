@@ -42,7 +42,7 @@ func (s *Service) initialSync(ctx context.Context, c *httpapi.Call, _ *httpapi.N
 
 // oldRequest is what an old initial sync asks for: everything as it is now, with a limit on the messages of a room.
 func (s *Service) oldRequest(c *httpapi.Call) (Request, error) {
-	q := Request{User: c.User, Device: c.Device, Filter: &Filter{}, StateAfter: true}
+	q := Request{User: c.User, Device: c.Device, Filter: &Filter{}, StateAfter: true, old: true}
 	limit, err := oldLimit(c, defaultTimeline)
 	q.Filter.Room.Timeline.Limit = &limit
 	return q, err

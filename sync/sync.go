@@ -39,6 +39,10 @@ type Request struct {
 	SetPresence ephemeral.State
 
 	counted *keyCounts // what the device had left of keys when it began to wait; nil before
+
+	// old asks for an answer of the old endpoints: the oldest events that the filter's limit lets in, so that the next one
+	// goes on behind them, and nothing of what is for the device alone, which it does not acknowledge either.
+	old bool
 }
 
 // Answer is the JSON of an answer.
@@ -46,6 +50,7 @@ type Answer struct {
 	body    []byte
 	next    token.Stream
 	news    bool                      // there is something in it
+	more    bool                      // and behind it already
 	members map[memberKey]storage.Pos // the member events in it, for lazily loading devices
 	counts  keyCounts
 }
@@ -179,6 +184,9 @@ func (s *Service) awaitNews(ctx context.Context, q *Request, wait *notify.Waiter
 			return a, err
 		}
 		q.Since, q.counted = &a.next, &a.counts // so far there was nothing
+		if a.more {
+			continue
+		}
 		select {
 		case <-wait.C:
 			last = s.Hub.Drained()

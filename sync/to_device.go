@@ -327,10 +327,7 @@ func storeLocal(tx *storage.Tx, pos storage.Pos, p *parcel) error {
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#send-to-device-messaging
 func (s *Service) ReceiveToDevice(ctx context.Context, origin id.ServerName, content json.RawMessage) error {
-	var edu struct {
-		directEDU
-		Messages map[id.UserID]map[id.DeviceID]json.RawMessage `json:"messages"`
-	}
+	var edu directEDU
 	if err := json.Unmarshal(content, &edu); err != nil {
 		return mxerr.BadJSON.With("m.direct_to_device is of another form: %v", err)
 	}
@@ -388,7 +385,7 @@ func (s *Service) acknowledge(ctx context.Context, q *Request) (*storage.Act, er
 
 // readMessages reads the messages to the device that it was not told of.
 func (l *look) readMessages() error {
-	if l.Device == "" {
+	if l.Device == "" || l.old {
 		return nil
 	}
 	d := deviceKey{l.User, l.Device}
