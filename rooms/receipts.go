@@ -191,12 +191,13 @@ func (s *Service) storeMarks(ctx context.Context, rd *reader, marks []placedMark
 			s.Hub.Record(notify.Change{Pos: pos, Kind: kind, Room: room.ID, User: user})
 		}
 	}
-	a.Announced = func(storage.Pos) {
-		s.wakeReaders(room, user, marks)
-		s.tellRead(room, user, atMS, marks)
-	}
+	a.Announced = func(storage.Pos) { s.wakeReaders(room, user, marks) }
 	s.DB.Queue(a)
-	return a.Wait(ctx)
+	if err := a.Wait(ctx); err != nil {
+		return err
+	}
+	s.tellRead(ctx, room, user, atMS, marks) // not in Announced: whom the room's ACL denies is read from storage at worst
+	return nil
 }
 
 // wakeReaders wakes the room for a public receipt, and otherwise only the user.

@@ -22,11 +22,11 @@ type Peers interface {
 // tellTyping tells the servers in a room that a local user types there, or no longer does.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#typing-notifications
-func (s *Service) tellTyping(room *roomstate.Room, user id.UserID, types bool) {
+func (s *Service) tellTyping(ctx context.Context, room *roomstate.Room, user id.UserID, types bool) {
 	if s.Peers == nil || !s.typists.news(room.ID, user, types) {
 		return
 	}
-	s.tell(room, "m.typing", string(user), map[string]any{"room_id": room.ID, "user_id": user, "typing": types})
+	s.tell(ctx, room, "m.typing", string(user), map[string]any{"room_id": room.ID, "user_id": user, "typing": types})
 }
 
 // TypingEnded tells the servers in a room that a local user no longer types there, without having said so.
@@ -35,14 +35,14 @@ func (s *Service) TypingEnded(ctx context.Context, room id.RoomID, user id.UserI
 		return
 	}
 	if r, err := s.room(ctx, room); err == nil {
-		s.tellTyping(r, user, false)
+		s.tellTyping(ctx, r, user, false)
 	}
 }
 
 // tellRead tells the servers in a room of a local user's public receipts.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#receipts
-func (s *Service) tellRead(room *roomstate.Room, user id.UserID, atMS int64, marks []placedMark) {
+func (s *Service) tellRead(ctx context.Context, room *roomstate.Room, user id.UserID, atMS int64, marks []placedMark) {
 	if s.Peers == nil {
 		return
 	}
@@ -56,13 +56,13 @@ func (s *Service) tellRead(room *roomstate.Room, user id.UserID, atMS int64, mar
 			data["thread_id"] = m.Thread
 		}
 		receipt := map[id.UserID]any{user: map[string]any{"event_ids": []id.EventID{m.Event}, "data": data}}
-		s.tell(room, "m.receipt", string(user)+" "+m.Thread, map[id.RoomID]any{room.ID: map[string]any{readReceipt: receipt}})
+		s.tell(ctx, room, "m.receipt", string(user)+" "+m.Thread, map[id.RoomID]any{room.ID: map[string]any{readReceipt: receipt}})
 	}
 }
 
 // tell sends an EDU of a room to the other servers in it; key tells what it replaces from others of the room.
-func (s *Service) tell(room *roomstate.Room, eduType, key string, content any) {
-	servers := s.listeners(room)
+func (s *Service) tell(ctx context.Context, room *roomstate.Room, eduType, key string, content any) {
+	servers := s.listeners(ctx, room)
 	if len(servers) == 0 {
 		return
 	}
@@ -76,8 +76,8 @@ func (s *Service) tell(room *roomstate.Room, eduType, key string, content any) {
 // listeners are the other servers in a room whom its ACL does not deny: they would tell nobody what they hear.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#server-access-control-lists-acls-for-rooms
-func (s *Service) listeners(room *roomstate.Room) []id.ServerName {
-	acl, err := room.StateEvent(context.Background(), room.View().State, "m.room.server_acl", "")
+func (s *Service) listeners(ctx context.Context, room *roomstate.Room) []id.ServerName {
+	acl, err := room.StateEvent(ctx, room.View().State, "m.room.server_acl", "")
 	if err != nil {
 		return nil // it need not arrive
 	}

@@ -53,6 +53,6 @@ func (s *Service) Type(ctx context.Context, room id.RoomID, user id.UserID, d ti
 		return err
 	}
 	s.Typing.Set(room, user, d)
-	s.tellTyping(r, user, d > 0)
+	s.tellTyping(ctx, r, user, d > 0)
 	return nil
 }
