@@ -150,7 +150,7 @@ func (w *Writer) stuck() {
 // arrivals are the servers that come into the room by what was committed and is not shown yet, if that matters to
 // anybody.
 func (w *Writer) arrivals() (servers []id.ServerName) {
-	if w.cache.stickies.arrived == nil || !w.HasSticky(time.Now()) {
+	if w.cache.stickies.arrived == nil || !w.HasSticky(time.UnixMilli(0)) { // what is over by the clock, fn finds out
 		return nil
 	}
 	for i := range w.plan {
