@@ -266,6 +266,7 @@ func (e clientEvent) decode(into any) {
 type syncAnswer struct {
 	NextBatch   string                         `json:"next_batch"`
 	AccountData struct{ Events []clientEvent } `json:"account_data"`
+	ToDevice    struct{ Events []clientEvent } `json:"to_device"`
 	Rooms       struct {
 		Join map[string]struct {
 			AccountData struct{ Events []clientEvent } `json:"account_data"`

@@ -121,7 +121,7 @@ func marks(events []clientEvent) []string {
 
 // verify checks that a device was told everything, once.
 func (w *watcher) verify(ctx context.Context) []error {
-	found := w.faults
+	found := append(w.faults, w.mail.verifyGone(ctx, w.client)...)
 	if err := w.catchUp(ctx); err != nil {
 		return append(found, err)
 	}
@@ -129,7 +129,7 @@ func (w *watcher) verify(ctx context.Context) []error {
 		what := fmt.Sprintf("sync of %s in %s", w.account.user, room)
 		found = append(found, differences(what, w.load.fresh[room], w.seen[room])...)
 	}
-	return append(found, w.verifyThings()...)
+	return append(append(found, w.verifyThings()...), w.verifyMail(ctx)...)
 }
 
 // verifyThings compares what it was told of its account, and of others' receipts, with what is known to be there.

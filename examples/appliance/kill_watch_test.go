@@ -19,6 +19,7 @@ type watcher struct {
 	seen    map[string][]string // events of each shared room since the last verification, in the order they came
 	known   map[string]bool     // all events it has ever seen
 	told    things
+	mail    *mailbox
 	faults  []error
 }
 
@@ -29,6 +30,7 @@ func newWatcher(t *testing.T, l *load, a *account) *watcher {
 	w := &watcher{
 		load: l, account: a, client: l.client.as(session.Token),
 		seen: make(map[string][]string), known: make(map[string]bool), told: make(things),
+		mail: newMailbox(session),
 	}
 	require.NoError(t, w.sync(t.Context(), 0), "GET /sync of a watcher")
 	return w
@@ -83,6 +85,7 @@ func (w *watcher) sync(ctx context.Context, timeoutMS int) error {
 		w.see(room, events)
 	}
 	w.told.add(w.account.user, &answer)
+	w.mail.take(answer.ToDevice.Events)
 	w.since = answer.NextBatch
 	return nil
 }

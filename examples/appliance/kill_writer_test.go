@@ -32,12 +32,13 @@ const (
 	forgets         kind = "forget"
 	keyUploads      kind = "key upload"
 	keyClaims       kind = "key claim"
+	toDevice        kind = "message to a device"
 )
 
 var kinds = []kind{
 	sends, states, redactions, accountData, roomData, tags, receipts, privateReceipts, readMarkers, profiles, aliases,
 	aliasRemovals, filters, logins, logouts, passwords, creations, leaves, forgets,
-	keyUploads, keyClaims,
+	keyUploads, keyClaims, toDevice,
 }
 
 // weights says how often a writer does what; what has to follow something else does nothing when there is none.
@@ -63,6 +64,7 @@ var weights = []struct {
 	{30, []kind{creations, leaves, forgets}, (*writer).ownRoom},
 	{40, []kind{keyUploads}, (*writer).uploadKeys},
 	{120, []kind{keyClaims}, (*writer).claimKey},
+	{120, []kind{toDevice}, (*writer).writeTo},
 }
 
 // writer writes one thing after the other, as fast as it is answered, and keeps a journal.
