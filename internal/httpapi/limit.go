@@ -25,6 +25,7 @@ const (
 	Logins                      // logins, and proofs of who somebody is
 	LoginTokens                 // tokens that log further clients in
 	Registrations               // steps of a registration
+	KeyClaims                   // one-time keys of devices; the one budget that other servers have as well
 	budgets
 )
 
@@ -43,6 +44,9 @@ type Limits struct {
 	Aliases     Rate // of one user; 1 a second, 50 at once
 	Reports     Rate // of one user; 1 in 10 seconds, 20 at once
 	LoginTokens Rate // of one user; 1 in 30 seconds (each takes two calls), 4 at once
+	KeyClaims   Rate // of one user; 20 a second, 5,000 at once
+
+	PeerKeyClaims Rate // of one other server; 100 a second, 20,000 at once
 
 	Logins        Rate // of one address, or user; 1 in 2 seconds, 40 at once
 	Registrations Rate // of one address; 1 in 2 seconds (each takes two calls or more), 40 at once
@@ -55,8 +59,8 @@ type Rate struct {
 	Burst     int
 }
 
-// rates are the limits of all budgets, of users and of addresses.
-func (l Limits) rates() (users, addresses [budgets]Rate) {
+// rates are the limits of all budgets, of users, of addresses, and of other servers, for which zero is no limit.
+func (l Limits) rates() (users, addresses, peers [budgets]Rate) {
 	general, address := l.User.or(10, 100), l.Address.or(2, 40)
 	for b := range budgets {
 		users[b], addresses[b] = general, address
@@ -64,10 +68,11 @@ func (l Limits) rates() (users, addresses [budgets]Rate) {
 	users[Messages], users[Rooms] = l.Messages.or(10, 200), l.Rooms.or(0.2, 20)
 	users[Joins], users[Invites] = l.Joins.or(1, 50), l.Invites.or(1, 50)
 	users[Aliases], users[Reports] = l.Aliases.or(1, 50), l.Reports.or(0.1, 20)
-	users[LoginTokens] = l.LoginTokens.or(1.0/30, 4)
+	users[LoginTokens], users[KeyClaims] = l.LoginTokens.or(1.0/30, 4), l.KeyClaims.or(20, 5000)
+	peers[KeyClaims] = l.PeerKeyClaims.or(100, 20_000)
 	users[Logins] = l.Logins.or(0.5, 40)
 	addresses[Logins], addresses[Registrations] = users[Logins], l.Registrations.or(0.5, 40)
-	return users, addresses
+	return users, addresses, peers
 }
 
 func (r Rate) or(perSecond float64, burst int) Rate {
@@ -77,6 +82,7 @@ func (r Rate) or(perSecond float64, burst int) Rate {
 type limits struct {
 	users     buckets[id.UserID]
 	addresses buckets[netip.Addr]
+	peers     buckets[id.ServerName]
 }
 
 // newLimits returns nil when there is no limit.
@@ -84,10 +90,11 @@ func newLimits(l Limits) *limits {
 	if l.Off {
 		return nil
 	}
-	users, addresses := l.rates()
+	users, addresses, peers := l.rates()
 	out := &limits{}
 	out.users.set(users)
 	out.addresses.set(addresses)
+	out.peers.set(peers)
 	return out
 }
 
@@ -114,11 +121,13 @@ func (l *limits) address(a netip.Addr, b Budget, n int) time.Duration {
 // once. The last of a budget may be overdrawn, so that what is allowed at all is never too large to be done; the debt is
 // waited for. The error is mxerr.LimitExceeded when nothing was left.
 func (c *Call) Charge(b Budget, n int) error {
-	if c.limits == nil || n <= 0 || c.Origin != "" {
+	if c.limits == nil || n <= 0 {
 		return nil
 	}
 	var wait time.Duration
 	switch {
+	case c.Origin != "":
+		wait = c.limits.peers.take(bucketOf[id.ServerName]{b, c.Origin}, n, time.Now())
 	case c.Session == nil:
 		wait = c.limits.address(c.IP, b, n)
 	case !c.Session.Unlimited:
@@ -132,7 +141,7 @@ func (c *Call) Charge(b Budget, n int) error {
 	return limited
 }
 
-// maxBuckets is how many buckets one generation remembers: about 8 MiB for both kinds.
+// maxBuckets is how many buckets one generation remembers: about 4 MiB for each kind.
 const maxBuckets = 1 << 16
 
 // bucketOf is what somebody has of a budget.

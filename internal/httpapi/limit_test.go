@@ -25,6 +25,7 @@ func limited(l httpapi.Limits) func(token, path string) *httptest.ResponseRecord
 		httpapi.Handle(httpapi.Authed, "POST /alias", plain(), httpapi.RateLimited(httpapi.Aliases)),
 		httpapi.Handle(httpapi.Authed, "POST /createRoom", plain(), httpapi.RateLimited(httpapi.Rooms)),
 		httpapi.Handle(httpapi.Authed, "POST /other", plain(), httpapi.RateLimited()),
+		httpapi.Handle(httpapi.Authed, "POST /claim", plain(), httpapi.RateLimited(httpapi.KeyClaims)),
 		httpapi.Handle(httpapi.Authed, "POST /free", plain()),
 		httpapi.Handle(httpapi.Public, "POST /login", plain(), httpapi.RateLimited(httpapi.Logins)),
 		httpapi.Handle(httpapi.Public, "POST /register", plain(), httpapi.RateLimited(httpapi.Registrations)),
@@ -80,11 +81,13 @@ func TestBudgetsOfTheHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		call := limited(httpapi.Limits{
 			Invites: httpapi.Rate{PerSecond: -1}, Reports: httpapi.Rate{Burst: 3}, Logins: httpapi.Rate{PerSecond: 1, Burst: 2},
+			KeyClaims: httpapi.Rate{Burst: 7},
 		})
 		require.Equal(t, 1000, passed(t, 1000, func() *httptest.ResponseRecorder { return call("alice", "/invite") }), "no limit")
 		require.Equal(t, 3, passed(t, 1000, func() *httptest.ResponseRecorder { return call("alice", "/report") }))
 		require.Equal(t, 2, passed(t, 1000, func() *httptest.ResponseRecorder { return call("", "/login") }))
 		require.Equal(t, 40, passed(t, 1000, func() *httptest.ResponseRecorder { return call("", "/register") }))
+		require.Equal(t, 7, passed(t, 1000, func() *httptest.ResponseRecorder { return call("alice", "/claim") }))
 		call = limited(httpapi.Limits{Off: true})
 		require.Equal(t, 1000, passed(t, 1000, func() *httptest.ResponseRecorder { return call("alice", "/report") }))
 	})

@@ -74,6 +74,23 @@ func TestServerRoutes(t *testing.T) {
 	require.Equal(t, []string{"", ""}, p.bodies[2:4], "no body is none, also when it counts as {}")
 }
 
+// Other servers have a limit of the keys they claim, each its own, and of nothing else.
+func TestLimitsOfServers(t *testing.T) {
+	none := func(context.Context, *httpapi.Call, *httpapi.None) (*httpapi.Empty, error) { return nil, nil }
+	limits := httpapi.Limits{PeerKeyClaims: httpapi.Rate{PerSecond: 1e-9, Burst: 2}, Address: httpapi.Rate{PerSecond: 1e-9, Burst: 1}}
+	h := httpapi.NewRouter(httpapi.Config{Peers: &peers{}, Limits: limits}, []httpapi.Route{
+		httpapi.Handle(httpapi.Server, "POST /claim", none, httpapi.RateLimited(httpapi.KeyClaims)),
+		httpapi.Handle(httpapi.Server, "POST /other", none, httpapi.RateLimited()),
+	})
+	for _, origin := range []string{"one", "two"} {
+		for range 2 {
+			require.Equal(t, 200, ask(h, "POST", "/claim", "{}", "X-Origin", origin).Code)
+		}
+		require.Equal(t, 429, ask(h, "POST", "/claim", "{}", "X-Origin", origin).Code)
+		require.Equal(t, 200, ask(h, "POST", "/other", "{}", "X-Origin", origin).Code)
+	}
+}
+
 func TestInt64(t *testing.T) {
 	var got int64
 	h := httpapi.NewRouter(httpapi.Config{}, []httpapi.Route{

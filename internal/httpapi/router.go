@@ -173,7 +173,8 @@ func (rt *Router) findSession(c *Call) error {
 	return nil
 }
 
-// limit counts the call against its user, or against its address when nobody is known. Other servers have no limit here.
+// limit counts the call against its user, or against its address when nobody is known. Other servers have no
+// limit but of KeyClaims.
 func (rt *Router) limit(c *Call) error {
 	if !c.route.rateLimited {
 		return nil
