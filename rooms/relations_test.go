@@ -273,6 +273,21 @@ func TestReferencesAreBundled(t *testing.T) {
 	require.Len(t, relations(alice, room, message, nil).WantOK().Get("chunk").Array(), 2)
 }
 
+// C-75: a long page has fewer references of each event: those of all are bounded.
+func TestReferencesOfLongPages(t *testing.T) {
+	alice, room, message := newRoot(t)
+	for i := range 60 {
+		alice.Send(room, fmt.Sprint("other ", i))
+	}
+	for i := range 60 {
+		relate(alice, room, relatesTo("m.reference", message, fmt.Sprint(i)))
+	}
+	const told = `m\.reference.chunk.#`
+	require.EqualValues(t, 60, bundled(alice, room, message).Get(told).Int())
+	page := alice.Messages(room, url.Values{"dir": {"b"}, "limit": {"121"}}).WantOK()
+	require.EqualValues(t, 5000/121, page.Get(`chunk.120.unsigned.m\.relations.`+told).Int())
+}
+
 // PA-15, SY-36: wherever events come out, but not in states.
 func TestWhereBundlesAre(t *testing.T) {
 	hs := homeservertest.New(t)

@@ -28,10 +28,11 @@ type Thread struct {
 	Participated bool
 }
 
-// How many relations of one event are looked at.
+// How many relations are looked at.
 const (
-	maxEdits      = 8   // of one sender, until one is valid and may be seen
-	maxReferences = 100 // the newest
+	maxEdits         = 8    // of one event and sender, until one is valid and may be seen
+	maxReferences    = 100  // of one event: the newest
+	maxAllReferences = 5000 // of all that is read at once, shared evenly
 )
 
 // Aggregate reads what is aggregated of the events that relate to some, so that Append and AppendSeen tell of it beside them
@@ -99,13 +100,14 @@ func (a *aggregation) read(events []*Event, threads bool) error {
 	for i, e := range events {
 		ids[i] = e.ID
 	}
+	each := max(1, min(maxReferences, maxAllReferences/len(ids)))
 	var edits, references []storage.Relation
 	var roots []storage.Thread
 	err := a.Room.cache.db.Read(a.ctx, func(tx *storage.Tx) (err error) {
 		if edits, err = tx.Edits(a.Room.Num, ids, OrdAfter(a.upTo), maxEdits); err != nil {
 			return err
 		}
-		if references, err = tx.References(a.Room.Num, ids, OrdAfter(a.upTo), maxReferences, a.without); err != nil || !threads {
+		if references, err = tx.References(a.Room.Num, ids, OrdAfter(a.upTo), each, a.without); err != nil || !threads {
 			return err
 		}
 		roots, err = tx.ThreadsOf(a.Room.Num, a.User, ids, a.without)
