@@ -141,6 +141,8 @@ func TestSearchAmongOthers(t *testing.T) {
 			docs, last = search(rooms, last, 50)
 			require.Equal(t, mine[5:], docs)
 			require.Zero(t, last)
+			docs, _ = search(rooms, math.MaxInt64, 50)
+			require.Equal(t, mine, docs, "the index is asked for the rooms before there is an end")
 		}
 		many := []int64{7}
 		for n := range int64(40) {
