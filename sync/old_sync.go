@@ -86,16 +86,18 @@ func (l *look) initialSync() error {
 
 // published tells which of the places are in the room directory.
 func (l *look) published() (map[int64]bool, error) {
-	rooms := map[int64]bool{}
-	err := l.DB.Read(l.ctx, func(tx *storage.Tx) (err error) {
-		for _, p := range l.places {
-			if rooms[p.Num], err = tx.IsPublished(p.Num); err != nil {
-				return err
-			}
+	rooms, listed := make([]int64, len(l.places)), map[int64]bool{}
+	for i, p := range l.places {
+		rooms[i] = p.Num
+	}
+	err := l.DB.Read(l.ctx, func(tx *storage.Tx) error {
+		list, err := tx.ListingsOf(rooms)
+		for i := range list {
+			listed[list[i].Room] = true
 		}
-		return nil
+		return err
 	})
-	return rooms, err
+	return listed, err
 }
 
 // oldPlace writes a room. Those at which somebody knocked have no place in the form of old.
