@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,9 +70,7 @@ func unknownEndpoint(err error) bool {
 
 // oldMedia asks in the way of before v1.11.
 func (c *Client) oldMedia(ctx context.Context, server id.ServerName, mediaID string, query url.Values, limit int64, timeout time.Duration) (*RemoteFile, error) {
-	// "… MUST set allow_remote to false"
-	query.Set("allow_remote", "false")
-	query.Set("allow_redirect", "true")
+	query.Set("allow_remote", "false") // "… MUST set allow_remote to false". Redirects, which are not followed, are not asked for.
 	stream, err := c.Wire.Stream(ctx, wire.Request{
 		Destination: server, Method: http.MethodGet, Path: "/_matrix/media/v3/download/" + url.PathEscape(string(server)) + "/" + url.PathEscape(mediaID),
 		Query: query, MaxAnswer: limit + 1, Unsigned: true, Timeout: timeout,
@@ -99,18 +98,17 @@ func (c *Client) multipart(ctx context.Context, stream *wire.Stream, limit int64
 		return nil, fmt.Errorf("the file: %w", err)
 	}
 	file := &RemoteFile{Type: part.Header.Get("Content-Type"), Name: fileName(part.Header.Get("Content-Disposition")), Size: -1}
-	if elsewhere := part.Header.Get("Location"); elsewhere != "" {
-		body, kind, err := c.Wire.WebStream(ctx, elsewhere, limit+1)
-		if err != nil {
-			return nil, err
-		}
-		if kind != "" {
-			file.Type = kind
-		}
-		file.Body = bounded(body, body, limit)
-		return file, stream.Body.Close()
+	elsewhere := part.Header.Get("Location")
+	if elsewhere == "" {
+		file.Body = bounded(part, stream.Body, limit)
+		return file, nil
 	}
-	file.Body = bounded(part, stream.Body, limit)
+	body, kind, err := c.Wire.WebStream(ctx, elsewhere, limit+1)
+	if err != nil {
+		return nil, err
+	}
+	_ = stream.Body.Close() // has told all that is wanted of it
+	file.Type, file.Body = cmp.Or(kind, file.Type), bounded(body, body, limit)
 	return file, nil
 }
 

@@ -47,7 +47,7 @@ func ask(hs http.Handler, u *homeservertest.User, method, path, contentType stri
 }
 
 // upload uploads a file and returns what follows mxc://.
-func upload(t *testing.T, hs http.Handler, u *homeservertest.User, name, contentType string, data []byte) string {
+func upload(t testing.TB, hs http.Handler, u *homeservertest.User, name, contentType string, data []byte) string {
 	t.Helper()
 	w := ask(hs, u, "POST", oldMedia+"upload?filename="+name, contentType, bytes.NewReader(data))
 	require.Equal(t, 200, w.Code, "%s", w.Body)
@@ -284,7 +284,7 @@ func (c *counting) failWith(err error) {
 	c.fail = err
 }
 
-func withStore(t *testing.T, opts ...func(*homeserver.Config)) (*homeservertest.Server, *counting) {
+func withStore(t testing.TB, opts ...func(*homeserver.Config)) (*homeservertest.Server, *counting) {
 	store := &counting{Store: media.Memory(), keys: map[string]bool{}}
 	return homeservertest.New(t, append(opts, func(c *homeserver.Config) { c.Media = store })...), store
 }
@@ -336,7 +336,7 @@ func TestFailingStore(t *testing.T) {
 }
 
 // photo is a JPEG or a PNG with a red upper half.
-func photo(t *testing.T, width, height int, kind string) []byte {
+func photo(t testing.TB, width, height int, kind string) []byte {
 	t.Helper()
 	m := image.NewRGBA(image.Rect(0, 0, width, height))
 	for y := range height {

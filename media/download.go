@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime"
 	"net/http"
 	"slices"
@@ -47,16 +48,16 @@ func (s *Service) find(ctx context.Context, q Wanted) (storage.Media, error) {
 		return storage.Media{}, mxerr.NotFound.With("there is no such file, or it is not given out without a token")
 	}
 	m, err := s.uploaded(ctx, q)
-	switch {
-	case errors.Is(err, storage.ErrNotFound) && q.Server != s.ServerName && !q.LocalOnly:
+	if errors.Is(err, storage.ErrNotFound) && q.Server != s.ServerName && !q.LocalOnly {
 		m, err = s.fetch(ctx, q)
-	case errors.Is(err, storage.ErrNotFound):
-		return m, unknownFile()
 	}
-	if err == nil && m.Quarantined {
+	switch {
+	case errors.Is(err, storage.ErrNotFound), err == nil && m.Quarantined:
 		return m, unknownFile()
+	case err == nil:
+		s.used(ctx, m)
 	}
-	return m, errors.Join(err, s.used(ctx, m, err))
+	return m, err
 }
 
 func unknownFile() error { return mxerr.NotFound.With("there is no such file") }
@@ -103,13 +104,29 @@ func (s *Service) known(ctx context.Context, server id.ServerName, mediaID strin
 	return m, err
 }
 
-// used notes that a file is asked for, unless it was noted lately, or failed to be found.
-func (s *Service) used(ctx context.Context, m storage.Media, failed error) error {
+// used notes that a file is asked for, unless it was noted lately. A file is given out even if that cannot be noted.
+func (s *Service) used(ctx context.Context, m storage.Media) {
 	now := s.Now().UnixMilli()
-	if failed != nil || now-m.UsedMS < usedEvery.Milliseconds() {
-		return nil
+	if now-m.UsedMS < usedEvery.Milliseconds() {
+		return
 	}
-	return s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error { return tx.UseMedia(m.Server, m.ID, now) })
+	err := s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error { return tx.UseMedia(m.Server, m.ID, now) })
+	if err != nil && ctx.Err() == nil {
+		s.Log.WarnContext(ctx, "it could not be noted that a file was asked for", slog.Any("error", err))
+	}
+}
+
+// open reads a file of the store from an offset on. One that is not there was deleted since it was found.
+func (s *Service) open(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
+	body, _, err := s.Store.Get(ctx, key, offset, -1)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		s.Log.WarnContext(ctx, "the store does not have a file", slog.String("key", key))
+		return nil, unknownFile()
+	case err != nil:
+		return nil, fmt.Errorf("read file %s: %w", key, err)
+	}
+	return body, nil
 }
 
 // content is a file that is given out.
@@ -147,7 +164,7 @@ var inline = []string{
 // disposition is the Content-Disposition of a file: what may carry scripts is never shown by the browser itself.
 func disposition(kind, name string) string {
 	how := "attachment"
-	if base, _, err := mime.ParseMediaType(kind); err == nil && slices.Contains(inline, base) {
+	if slices.Contains(inline, baseType(kind)) {
 		how = "inline"
 	}
 	if name == "" {
@@ -167,6 +184,11 @@ const contentSecurityPolicy = "sandbox; default-src 'none'; script-src 'none'; p
 
 // serve gives a file out, or the part of it that is asked for. All content of users goes through here.
 func (s *Service) serve(w http.ResponseWriter, r *http.Request, c content) error {
+	file := &seeker{size: c.size, open: func(at int64) (io.ReadCloser, error) { return s.open(r.Context(), c.key, at) }}
+	defer file.Close()
+	if err := file.ready(); err != nil { // while there is still an error to be answered
+		return err
+	}
 	h := w.Header()
 	h.Set("Content-Type", c.kind)
 	h.Set("Content-Disposition", c.disposition)
@@ -178,67 +200,63 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request, c content) error
 	if c.public {
 		h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
-	file := &seeker{ctx: r.Context(), store: s.Store, key: c.key, size: c.size}
-	defer file.Close()
-	if err := file.open(); err != nil { // while there is still an error to be answered
-		for _, name := range []string{"Content-Disposition", "Content-Security-Policy", "Etag"} {
-			h.Del(name)
-		}
+	http.ServeContent(w, r, "", c.since, file)
+	if r.Context().Err() != nil {
+		return nil // the client has gone
+	}
+	return file.failed
+}
+
+// seeker reads a file from wherever it is asked to. It opens the file again only to read elsewhere.
+type seeker struct {
+	open   func(at int64) (io.ReadCloser, error)
+	size   int64
+	at     int64         // where the next Read begins
+	from   io.ReadCloser // nil: not open
+	fromAt int64         // where from reads on
+	failed error         // of a Read, other than io.EOF
+}
+
+// ready opens the file where it is to be read.
+func (f *seeker) ready() (err error) {
+	if f.from != nil && f.fromAt == f.at {
+		return nil
+	}
+	if err := f.Close(); err != nil {
 		return err
 	}
-	http.ServeContent(w, r, "", c.since, file)
-	return nil
+	f.fromAt = f.at
+	f.from, err = f.open(f.at)
+	return err
 }
 
-// seeker reads a file of a store from wherever it is asked to.
-type seeker struct {
-	ctx   context.Context
-	store Store
-	key   string
-	size  int64
-	at    int64
-	from  io.ReadCloser // reads on at at; nil: not open
-}
-
-func (f *seeker) open() error {
-	from, total, err := f.store.Get(f.ctx, f.key, f.at, -1)
-	if err != nil {
-		return fmt.Errorf("read file %s: %w", f.key, err)
+func (f *seeker) Read(p []byte) (n int, err error) {
+	if err = f.ready(); err == nil {
+		n, err = f.from.Read(p)
 	}
-	if total != f.size {
-		return errors.Join(fmt.Errorf("file %s has %d bytes in the store, not %d", f.key, total, f.size), from.Close())
-	}
-	f.from = from
-	return nil
-}
-
-func (f *seeker) Read(p []byte) (int, error) {
-	if f.from == nil {
-		if err := f.open(); err != nil {
-			return 0, err
-		}
-	}
-	n, err := f.from.Read(p)
 	f.at += int64(n)
+	f.fromAt = f.at
+	if errors.Is(err, io.EOF) && f.at < f.size {
+		err = fmt.Errorf("the store has %d bytes, not %d: %w", f.at, f.size, io.ErrUnexpectedEOF)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.failed = err
+	}
 	return n, err
 }
 
 func (f *seeker) Seek(offset int64, whence int) (int64, error) {
-	to := offset
 	switch whence {
 	case io.SeekCurrent:
-		to += f.at
+		offset += f.at
 	case io.SeekEnd:
-		to += f.size
+		offset += f.size
 	}
-	if to < 0 {
+	if offset < 0 {
 		return 0, errors.New("media: seek before the beginning")
 	}
-	if to == f.at {
-		return to, nil
-	}
-	f.at = to
-	return to, f.Close()
+	f.at = offset
+	return offset, nil
 }
 
 // Close frees what is open; the next Read opens it again.
@@ -246,6 +264,7 @@ func (f *seeker) Close() error {
 	if f.from == nil {
 		return nil
 	}
-	defer func() { f.from = nil }()
-	return f.from.Close()
+	from := f.from
+	f.from = nil
+	return from.Close()
 }

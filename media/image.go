@@ -23,16 +23,23 @@ var (
 	errTooManyPixels = errors.New("media: the image has too many pixels")
 )
 
+// baseType is a content type without its parameters, "" for what is none.
+func baseType(kind string) string {
+	base, _, err := mime.ParseMediaType(kind)
+	if err != nil {
+		return ""
+	}
+	return base
+}
+
 // canThumbnail reports whether thumbnails are made of files of a type.
 func canThumbnail(kind string) bool {
-	base, _, err := mime.ParseMediaType(kind)
-	return err == nil && slices.Contains([]string{"image/jpeg", "image/jpg", "image/png", "image/gif", "image/webp"}, base)
+	return slices.Contains([]string{"image/jpeg", "image/jpg", "image/png", "image/gif", "image/webp"}, baseType(kind))
 }
 
 // extension is how the name of a thumbnail ends.
 func extension(kind string) string {
-	base, _, _ := mime.ParseMediaType(kind)
-	return map[string]string{"image/jpeg": ".jpg", "image/png": ".png", "image/gif": ".gif", "image/webp": ".webp"}[base]
+	return map[string]string{"image/jpeg": ".jpg", "image/png": ".png", "image/gif": ".gif", "image/webp": ".webp"}[baseType(kind)]
 }
 
 // picture is an encoded image.
@@ -85,15 +92,13 @@ func drawn(open func() (io.ReadCloser, error), size ThumbnailSize, maxPixels int
 	if int64(config.Width)*int64(config.Height) > maxPixels {
 		return picture{}, errTooManyPixels
 	}
-	body, err := open()
-	if err != nil {
-		return picture{}, err
-	}
-	defer body.Close()
 	if f.kind == "image/gif" && size.Animated {
-		return drawnMoving(body, config, size, maxPixels)
+		p, err := drawnMoving(open, config, size, maxPixels)
+		if !errors.Is(err, errTooManyPixels) {
+			return p, err
+		}
 	}
-	return drawnStill(body, f, size)
+	return drawnStill(open, f, size)
 }
 
 // measured tells the format and the extent of an image.
@@ -120,7 +125,12 @@ func measured(open func() (io.ReadCloser, error)) (f format, config image.Config
 const maxHeader = 256 << 10
 
 // drawnStill makes a thumbnail that does not move.
-func drawnStill(body io.Reader, f format, size ThumbnailSize) (picture, error) {
+func drawnStill(open func() (io.ReadCloser, error), f format, size ThumbnailSize) (picture, error) {
+	body, err := open()
+	if err != nil {
+		return picture{}, err
+	}
+	defer body.Close()
 	r := bufio.NewReaderSize(body, maxHeader)
 	turned := 1
 	if f.kind == "image/jpeg" {
@@ -182,8 +192,13 @@ func encoded(m *image.NRGBA, from string) (picture, error) {
 	return picture{out.Bytes(), "image/png"}, err
 }
 
-// drawnMoving makes a thumbnail of an animation that moves.
-func drawnMoving(body io.Reader, config image.Config, size ThumbnailSize, maxPixels int64) (picture, error) {
+// drawnMoving makes a thumbnail of an animation that moves; errTooManyPixels if its frames together have too many.
+func drawnMoving(open func() (io.ReadCloser, error), config image.Config, size ThumbnailSize, maxPixels int64) (picture, error) {
+	body, err := open()
+	if err != nil {
+		return picture{}, err
+	}
+	defer body.Close()
 	var whole bytes.Buffer
 	frames, err := gifFrames(io.TeeReader(body, &whole), maxAnimation)
 	if err != nil {
@@ -212,7 +227,10 @@ func scaledGIF(full *gif.GIF, size ThumbnailSize) (picture, error) {
 	small := &gif.GIF{LoopCount: full.LoopCount, Delay: full.Delay}
 	canvas := image.NewRGBA(bounds)
 	for i, frame := range full.Image {
-		before := slices.Clone(canvas.Pix)
+		var before []byte
+		if disposalOf(full, i) == gif.DisposalPrevious {
+			before = slices.Clone(canvas.Pix)
+		}
 		draw.Draw(canvas, frame.Bounds(), frame, frame.Bounds().Min, draw.Over)
 		scaled := image.NewRGBA(to)
 		draw.BiLinear.Scale(scaled, to, canvas, from, draw.Src, nil)
@@ -253,11 +271,12 @@ func withTransparent(p color.Palette) color.Palette {
 	return append(p, color.Transparent)
 }
 
-// gifFrames counts the frames of a GIF of at most limit bytes without decoding them.
+// gifFrames counts the frames of a GIF without decoding them; errTooManyPixels if it has more than limit bytes.
 //
 // Spec: https://www.w3.org/Graphics/GIF/spec-gif89a.txt
 func gifFrames(r io.Reader, limit int64) (frames int64, err error) {
-	g := &gifReader{r: bufio.NewReader(io.LimitReader(r, limit))}
+	limited := &io.LimitedReader{R: r, N: limit}
+	g := &gifReader{r: bufio.NewReader(limited)}
 	g.skip(6 + 4)
 	flags := g.byte()
 	g.skip(2)
@@ -280,7 +299,10 @@ func gifFrames(r io.Reader, limit int64) (frames int64, err error) {
 			return frames, errNoPicture
 		}
 	}
-	if errors.Is(g.err, io.EOF) {
+	switch {
+	case errors.Is(g.err, io.EOF) && limited.N == 0:
+		return frames, errTooManyPixels
+	case errors.Is(g.err, io.EOF):
 		return frames, errNoPicture
 	}
 	return frames, g.err

@@ -2,39 +2,57 @@ package media
 
 import (
 	"context"
-	"fmt"
 	"io"
-	"time"
+
+	"github.com/embedmatrix/homeserver/internal/httpapi"
 )
 
-// Own gives one of this server's own files to another server.
+// Own gives one of this server's own files to another server: the wildcard {mediaId} of the call.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#get_matrixfederationv1mediadownloadmediaid
-func (s *Service) Own(ctx context.Context, mediaID string, wait time.Duration, give func(contentType, disposition string, body io.Reader) error) error {
-	m, err := s.find(ctx, Wanted{Server: s.ServerName, ID: mediaID, Wait: wait})
+func (s *Service) Own(c *httpapi.Call, give func(contentType, disposition string, body io.Reader) error) error {
+	q, err := s.ownWanted(c)
 	if err != nil {
 		return err
 	}
-	return s.give(ctx, contentOf(m, ""), give)
+	m, err := s.find(c.Request.Context(), q)
+	if err != nil {
+		return err
+	}
+	return s.give(c.Request.Context(), contentOf(m, ""), give)
 }
 
 // OwnThumbnail is Own for an image that is made of the file.
 //
 // Spec: https://spec.matrix.org/latest/server-server-api/#get_matrixfederationv1mediathumbnailmediaid
-func (s *Service) OwnThumbnail(ctx context.Context, mediaID string, wait time.Duration, size ThumbnailSize,
-	give func(contentType, disposition string, body io.Reader) error,
-) error {
-	out, err := s.thumbnail(ctx, Wanted{Server: s.ServerName, ID: mediaID, Wait: wait}, size)
+func (s *Service) OwnThumbnail(c *httpapi.Call, give func(contentType, disposition string, body io.Reader) error) error {
+	q, err := s.ownWanted(c)
 	if err != nil {
 		return err
 	}
-	return s.give(ctx, out, give)
+	size, err := sizeWanted(c)
+	if err != nil {
+		return err
+	}
+	out, err := s.thumbnail(c.Request.Context(), q, size)
+	if err != nil {
+		return err
+	}
+	return s.give(c.Request.Context(), out, give)
+}
+
+// ownWanted reads which of this server's files is asked for.
+func (s *Service) ownWanted(c *httpapi.Call) (Wanted, error) {
+	c.ExtendDeadline(transferTime)
+	q, err := s.wanted(c, false)
+	q.Server = s.ServerName
+	return q, err
 }
 
 func (s *Service) give(ctx context.Context, c content, give func(contentType, disposition string, body io.Reader) error) error {
-	body, _, err := s.Store.Get(ctx, c.key, 0, -1)
+	body, err := s.open(ctx, c.key, 0)
 	if err != nil {
-		return fmt.Errorf("read file %s: %w", c.key, err)
+		return err
 	}
 	defer body.Close()
 	return give(c.kind, c.disposition, body)

@@ -59,6 +59,8 @@ type pageReader struct {
 	said map[string]string // the first of everything else, by name
 	from references
 	text strings.Builder // of the first paragraphs
+
+	behind func(text string) // takes the text that follows the last tag at once; nil: nobody
 }
 
 // maxTokens bounds how many tags are looked at.
@@ -72,13 +74,21 @@ func (p *pageReader) read(page io.Reader) {
 		switch z.Next() {
 		case html.ErrorToken:
 			return
+		case html.TextToken:
+			if p.behind != nil {
+				p.behind(string(z.Text()))
+			}
+			p.behind = nil
 		case html.StartTagToken, html.SelfClosingTagToken:
+			p.behind = nil
 			p.tag(z)
+		case html.EndTagToken:
+			p.behind = nil
 		}
 	}
 }
 
-// tag takes up what a tag says, with the text behind it if that matters.
+// tag takes up what a tag says, and who takes the text behind it.
 func (p *pageReader) tag(z *html.Tokenizer) {
 	name, more := z.TagName()
 	switch atom.Lookup(name) {
@@ -87,18 +97,18 @@ func (p *pageReader) tag(z *html.Tokenizer) {
 	case atom.Link:
 		p.link(attributes(z, more))
 	case atom.Title:
-		p.say("title", textBehind(z))
+		p.behind = func(text string) { p.say("title", text) }
 	case atom.Script:
 		if strings.EqualFold(attributes(z, more)["type"], "application/ld+json") {
-			p.linkedData(textBehind(z))
+			p.behind = p.linkedData
 		}
 	case atom.Img:
 		p.say("img", attributes(z, more)["src"])
 	case atom.H1:
-		p.say("h1", textBehind(z))
+		p.behind = func(text string) { p.say("h1", text) }
 	case atom.P:
 		if p.text.Len() < 500 {
-			p.text.WriteString(textBehind(z) + " ")
+			p.behind = func(text string) { p.text.WriteString(text + " ") }
 		}
 	}
 }
@@ -113,14 +123,6 @@ func attributes(z *html.Tokenizer, more bool) map[string]string {
 		}
 	}
 	return all
-}
-
-// textBehind is the text that follows a tag at once.
-func textBehind(z *html.Tokenizer) string {
-	if z.Next() != html.TextToken {
-		return ""
-	}
-	return html.UnescapeString(string(z.Raw()))
 }
 
 // say keeps the first value of a name.

@@ -194,28 +194,22 @@ func (s *Service) complete(ctx context.Context, c card, from references) {
 	}
 }
 
-// addImage keeps an image and adds where it is.
+// addImage keeps an image, like a file of another server, and adds where it is.
 func (s *Service) addImage(ctx context.Context, c card, resp *http.Response) error {
 	kind := resp.Header.Get("Content-Type")
 	if !canThumbnail(kind) {
 		return fmt.Errorf("%q is no image that is shown", kind)
 	}
-	mediaID, err := s.Upload(ctx, Upload{Type: kind, Size: resp.ContentLength, Body: resp.Body})
+	m, err := s.upload(ctx, Upload{Type: kind, Size: resp.ContentLength, Body: resp.Body}, s.Limits.Remote)
 	if err != nil {
 		return err
 	}
-	m, err := s.known(ctx, s.ServerName, mediaID)
+	s.cache(ctx, m.Size)
+	_, config, err := measured(func() (io.ReadCloser, error) { return s.open(ctx, m.File, 0) })
 	if err != nil {
-		return err
+		return errors.Join(err, s.Delete(ctx, m.Server, m.ID))
 	}
-	_, config, err := measured(func() (io.ReadCloser, error) {
-		body, _, err := s.Store.Get(ctx, m.File, 0, -1)
-		return body, err
-	})
-	if err != nil {
-		return errors.Join(err, s.Delete(ctx, s.ServerName, mediaID))
-	}
-	c["og:image"], c["og:image:type"], c["matrix:image:size"] = s.uri(mediaID), kind, m.Size
+	c["og:image"], c["og:image:type"], c["matrix:image:size"] = s.uri(m.ID), kind, m.Size
 	c["og:image:width"], c["og:image:height"] = config.Width, config.Height
 	return nil
 }

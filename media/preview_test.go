@@ -211,3 +211,25 @@ func TestPreviewsOfHostilePages(t *testing.T) {
 		require.Less(t, time.Since(began), 5*time.Second, path)
 	}
 }
+
+// TestPreviewsFillNoDisk: images of pages are kept like files of other servers, within the same bound.
+func TestPreviewsFillNoDisk(t *testing.T) {
+	image := photo(t, 50, 50, "image/png")
+	pages := map[string]func(http.ResponseWriter){}
+	for i := range 10 {
+		pages[fmt.Sprintf("/%d", i)] = page("text/html", fmt.Sprintf(`<p><img src="/%d.png">`, i))
+		pages[fmt.Sprintf("/%d.png", i)] = page("image/png", string(image)+fmt.Sprint(i))
+	}
+	address, _ := web(t, pages)
+	hs, store := withStore(t, previewing, func(c *homeserver.Config) { c.MediaLimits.RemoteCache = int64(len(image)) * 3 })
+	alice := hs.User("alice")
+	own := upload(t, hs, alice, "", "", image)
+	for i := range 10 {
+		w := preview(hs, alice, fmt.Sprintf("%s/%d", address, i))
+		uri := gjson.GetBytes(w.Body.Bytes(), "og:image").String()
+		require.True(t, strings.HasPrefix(uri, "mxc://"), "%s", w.Body)
+		require.Equal(t, 200, ask(hs, alice, "GET", newMedia+"download/"+strings.TrimPrefix(uri, "mxc://"), "", nil).Code)
+		require.LessOrEqual(t, store.count(), 1+2)
+	}
+	require.Equal(t, 200, ask(hs, alice, "GET", newMedia+"download/"+own, "", nil).Code, "what somebody has uploaded stays")
+}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -29,11 +28,17 @@ type RemoteFile struct {
 	Body       io.ReadCloser
 }
 
-// fetchTime bounds how long a file of another server may take.
+// fetchTime bounds how long a file of another server may take, the waiting for its turn included.
 const fetchTime = 10 * time.Minute
 
-// maxFlights bounds how many things of a kind are made or fetched at a time.
-const maxFlights = 64
+// How many files are fetched at a time. A server that is slow on purpose keeps nobody else's files from coming.
+const (
+	maxFetched   = 64
+	maxFetchedOf = 8 // of one server
+)
+
+// maxFlights bounds how many things of a kind are asked for at a time.
+const maxFlights = 1024
 
 // fetch gets a file of another server, once for all who ask for it at the same time, and keeps it.
 //
@@ -56,8 +61,15 @@ func (s *Service) fetch(ctx context.Context, q Wanted) (storage.Media, error) {
 	return f.wait(ctx)
 }
 
-// bring asks the server of a file for it and keeps what comes.
+// bring asks the server of a file for it, when it is its turn, and keeps what comes.
 func (s *Service) bring(ctx context.Context, q Wanted) (m storage.Media, err error) {
+	for _, group := range []turnOf{{string(q.Server), maxFetchedOf}, {"", maxFetched}} {
+		done, err := s.fetchers.take(ctx, group)
+		if err != nil {
+			return m, err
+		}
+		defer done()
+	}
 	if m, err = s.known(ctx, q.Server, q.ID); err == nil {
 		return m, nil // it has come meanwhile
 	}
@@ -73,15 +85,16 @@ func (s *Service) bring(ctx context.Context, q Wanted) (m storage.Media, err err
 	err = s.keep(ctx, u, s.Limits.Remote, func(tx *storage.Tx, kept storage.Media) error {
 		m = kept
 		m.Server, m.ID = q.Server, q.ID
-		_, err := tx.InsertMedia(m)
-		return err
+		return tx.InsertMedia(m)
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, errEndedEarly), errors.Is(err, mxerr.TooLarge):
 		return m, s.unreachable(ctx, q, err)
+	case err != nil:
+		return m, err
 	}
-	s.remote.add(m.Size)
-	s.makeRoom(ctx)
-	return s.known(ctx, q.Server, q.ID)
+	s.cache(ctx, m.Size)
+	return m, nil
 }
 
 // unreachable is what a client is told of a file that another server did not send.
@@ -90,23 +103,25 @@ func (s *Service) unreachable(ctx context.Context, q Wanted, err error) error {
 	switch {
 	case errors.Is(err, mxerr.TooLarge):
 		return mxerr.TooLarge.WithStatus(502).With("the file is larger than this server keeps")
-	case errors.As(err, &mx):
+	case errors.As(err, &mx) && !errors.Is(err, errEndedEarly):
 		return mx
 	}
 	s.Log.DebugContext(ctx, "a file of another server could not be had", slog.String("server", string(q.Server)), slog.Any("reason", err))
 	return mxerr.NotFound.With("%s does not give the file out now", q.Server)
 }
 
-// makeRoom drops those files of other servers that were not asked for longest, until the others fit.
-func (s *Service) makeRoom(ctx context.Context) {
-	if s.Limits.RemoteCache < 0 || !s.shrink.begin() {
+// cache counts a file that nobody here has uploaded. It drops those that were not asked for longest, until the others
+// fit.
+func (s *Service) cache(ctx context.Context, size int64) {
+	s.cached.Add(size)
+	if s.Limits.RemoteCache < 0 || !s.shrinking.CompareAndSwap(false, true) {
 		return
 	}
-	defer s.shrink.end()
-	for s.remote.size() > s.Limits.RemoteCache {
+	defer s.shrinking.Store(false)
+	for s.cached.Load() > s.Limits.RemoteCache {
 		var old []storage.Media
 		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-			old, err = tx.OldMedia(s.ServerName, false, 1<<62, atOnce)
+			old, err = tx.OldMedia(false, 1<<62, atOnce)
 			return err
 		})
 		if err != nil || len(old) == 0 {
@@ -114,7 +129,7 @@ func (s *Service) makeRoom(ctx context.Context) {
 			return
 		}
 		for i := range old {
-			if s.remote.size() <= s.Limits.RemoteCache {
+			if s.cached.Load() <= s.Limits.RemoteCache {
 				return
 			}
 			if err := s.Delete(ctx, old[i].Server, old[i].ID); err != nil && !errors.Is(err, storage.ErrNotFound) {
@@ -130,21 +145,6 @@ func (s *Service) failed(ctx context.Context, err error) {
 		s.Log.WarnContext(ctx, "files of other servers could not be dropped", slog.Any("error", err))
 	}
 }
-
-// remoteSize is how many bytes the files of other servers have.
-type remoteSize struct {
-	bytes int64 // before anything is served
-	since atomic.Int64
-}
-
-func (r *remoteSize) add(n int64) { r.since.Add(n) }
-func (r *remoteSize) size() int64 { return r.bytes + r.since.Load() }
-
-// shrinking lets one at a time make room.
-type shrinking struct{ busy atomic.Bool }
-
-func (s *shrinking) begin() bool { return s.busy.CompareAndSwap(false, true) }
-func (s *shrinking) end()        { s.busy.Store(false) }
 
 // flights are things that are made or fetched once for all who ask for them at the same time.
 type flights[T any] struct {

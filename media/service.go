@@ -6,22 +6,23 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// Limits bound what is kept. Zero values mean the defaults named; negative ones no limit.
+// Limits bound what is kept. Zero values mean the defaults named; negative ones no limit, but for Pixels and PendingFor.
 type Limits struct {
 	Upload       int64         // bytes of one file; 100 MiB
 	Pixels       int64         // of an image of which thumbnails are made; 64 million
 	PerUser      int64         // bytes of all files of a user; no limit
 	Pending      int           // mxc: URIs that a user has asked for and not uploaded yet; 20
 	PendingFor   time.Duration // how long such a URI may be uploaded; 24 hours
-	Remote       int64         // bytes of one file of another server; as Upload
-	RemoteCache  int64         // bytes of all files of other servers that are kept here, those used last; 10 GiB
-	RemoteUnused time.Duration // after which a file of another server is dropped that nobody asked for; no limit
+	Remote       int64         // bytes of one file of another server or of a web page; as Upload, and never more than RemoteCache
+	RemoteCache  int64         // bytes of all files of other servers and web pages that are kept here, those used last; 10 GiB
+	RemoteUnused time.Duration // after which one of these is dropped that nobody asked for; no limit
 	LocalUnused  time.Duration // likewise for files of this server, for good; no limit
 }
 
@@ -43,6 +44,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.RemoteCache == 0 {
 		l.RemoteCache = 10 << 30
+	}
+	if l.RemoteCache > 0 && (l.Remote < 0 || l.Remote > l.RemoteCache) {
+		l.Remote = l.RemoteCache
 	}
 	return l
 }
@@ -84,14 +88,15 @@ type Service struct {
 	uploads    waiters                // who waits for a URI to be uploaded
 	fetching   flights[storage.Media] // files of other servers
 	making     flights[storage.Thumbnail]
-	drawing    chan struct{} // has room for those who make thumbnails now
+	fetchers   turns
+	drawers    turns
 	previewing flights[storage.Preview]
-	shrink     shrinking
-	remote     remoteSize
+	cached     atomic.Int64 // bytes of the files that nobody here has uploaded
+	shrinking  atomic.Bool  // somebody makes room for them
 
 	closing context.Context
 	stop    context.CancelFunc
-	running sync.WaitGroup // deletions and the sweeper
+	running sync.WaitGroup // flights and the sweeper
 }
 
 // New returns a Service. Start starts it.
@@ -100,7 +105,7 @@ func New(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{Config: cfg, drawing: make(chan struct{}, maxDrawing)}
+	s := &Service{Config: cfg}
 	s.closing, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -108,16 +113,18 @@ func New(cfg Config) *Service {
 // Start deletes what the process before has left unfinished, and begins to forget what is old.
 func (s *Service) Start(ctx context.Context) error {
 	var left []string
+	var cached int64
 	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		if left, err = tx.UnfinishedFiles(); err != nil {
 			return err
 		}
-		s.remote.bytes, err = tx.RemoteMediaSize(s.ServerName)
+		cached, err = tx.CachedMediaSize()
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	s.cached.Store(cached)
 	s.running.Go(func() {
 		s.discard(s.closing, left)
 		s.sweep(s.closing)
@@ -134,17 +141,37 @@ func (s *Service) Close() {
 	s.running.Wait()
 }
 
-// discard deletes bytes to which nothing refers any more. What cannot be deleted now is at the next start.
+// dropTime bounds how long a request goes on deleting.
+const dropTime = time.Minute
+
+// drop is discard for a request, whose client may have gone away.
+func (s *Service) drop(ctx context.Context, keys ...string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
+	defer cancel()
+	s.discard(ctx, keys)
+}
+
+// discard deletes bytes to which nothing refers any more. What cannot be deleted now is by the sweeper, or at the next
+// start.
 func (s *Service) discard(ctx context.Context, keys []string) {
 	for _, key := range keys {
-		err := s.Store.Delete(ctx, key)
-		if err == nil {
-			err = s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error { return tx.ForgetFile(key) })
+		if ctx.Err() != nil {
+			return
 		}
-		if err != nil && !errors.Is(err, context.Canceled) {
+		if err := s.deleteBytes(ctx, key); err != nil && !errors.Is(err, context.Canceled) {
 			s.Log.WarnContext(ctx, "a file that nobody needs could not be deleted", slog.String("key", key), slog.Any("error", err))
 		}
 	}
+}
+
+// deleteBytes deletes what the store has under a key, and notes that, or that it is still to be done.
+func (s *Service) deleteBytes(ctx context.Context, key string) error {
+	failed, note := s.Store.Delete(ctx, key), (*storage.Tx).ForgetFile
+	if failed != nil {
+		note = (*storage.Tx).EndFile
+	}
+	noted := s.DB.Write(context.WithoutCancel(ctx), func(tx *storage.Tx, _ storage.Pos) error { return note(tx, key) })
+	return errors.Join(failed, noted)
 }
 
 // sweepEvery is how often old files are looked for.
@@ -166,8 +193,8 @@ func (s *Service) sweep(ctx context.Context) {
 	}
 }
 
-// Sweep forgets mxc: URIs that were not uploaded in time, and files that nobody asked for longer than Limits say. The
-// Service does so by itself every hour.
+// Sweep forgets mxc: URIs that were not uploaded in time, and files that nobody asked for longer than Limits say, and
+// deletes what could not be deleted before. The Service does so by itself every hour.
 func (s *Service) Sweep(ctx context.Context) error {
 	now := s.Now()
 	err := s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) error { return tx.ForgetExpiredMedia(now.UnixMilli()) })
@@ -177,18 +204,31 @@ func (s *Service) Sweep(ctx context.Context) error {
 	if err == nil && s.Limits.LocalUnused > 0 {
 		err = s.forgetUnused(ctx, true, now.Add(-s.Limits.LocalUnused))
 	}
+	if err != nil {
+		return err
+	}
+	return s.deleteDying(ctx)
+}
+
+func (s *Service) deleteDying(ctx context.Context) error {
+	var dying []string
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		dying, err = tx.DyingFiles()
+		return err
+	})
+	s.discard(ctx, dying)
 	return err
 }
 
 // atOnce is how many old files are looked for at a time.
 const atOnce = 100
 
-// forgetUnused forgets files, of this server or of others, that nobody has asked for since a time.
+// forgetUnused forgets files, of users of this server or of others, that nobody has asked for since a time.
 func (s *Service) forgetUnused(ctx context.Context, local bool, since time.Time) error {
 	for {
 		var old []storage.Media
 		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-			old, err = tx.OldMedia(s.ServerName, local, since.UnixMilli(), atOnce)
+			old, err = tx.OldMedia(local, since.UnixMilli(), atOnce)
 			return err
 		})
 		if err != nil || len(old) == 0 {
@@ -211,7 +251,7 @@ func (s *Service) Delete(ctx context.Context, server id.ServerName, mediaID stri
 		if m, err = tx.Media(server, mediaID); err != nil {
 			return err
 		}
-		if _, err = tx.DeleteMedia(server, mediaID); err != nil || m.File == "" {
+		if err = tx.DeleteMedia(server, mediaID); err != nil || m.File == "" {
 			return err
 		}
 		dead, err = tx.ReleaseFile(m.File)
@@ -220,10 +260,10 @@ func (s *Service) Delete(ctx context.Context, server id.ServerName, mediaID stri
 	if err != nil {
 		return err
 	}
-	if server != s.ServerName {
-		s.remote.add(-m.Size)
+	if m.Owner == "" {
+		s.cached.Add(-m.Size)
 	}
-	s.discard(context.WithoutCancel(ctx), dead)
+	s.drop(ctx, dead...)
 	return nil
 }
 
@@ -236,17 +276,4 @@ func (s *Service) Quarantine(ctx context.Context, server id.ServerName, mediaID 
 		}
 		return err
 	})
-}
-
-// Of returns at most limit files that a user has uploaded, the newest first, behind the last one of the page before.
-func (s *Service) Of(ctx context.Context, owner id.UserID, behind *storage.Media, limit int) (list []storage.Media, err error) {
-	from := storage.Media{CreatedMS: 1 << 62}
-	if behind != nil {
-		from = *behind
-	}
-	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		list, err = tx.MediaOf(owner, from.CreatedMS, from.ID, limit)
-		return err
-	})
-	return list, err
 }

@@ -14,9 +14,8 @@ import (
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// ThumbnailSize says which image is to be made of another. It is an alias, so that federation names it without importing
-// this package.
-type ThumbnailSize = struct {
+// ThumbnailSize says which image is to be made of another.
+type ThumbnailSize struct {
 	Width, Height  int
 	Crop, Animated bool
 }
@@ -106,32 +105,29 @@ func sizeWanted(c *httpapi.Call) (size ThumbnailSize, err error) {
 
 // thumbnail returns an image that is made of a file, or the file itself when it is an image that is small enough.
 func (s *Service) thumbnail(ctx context.Context, q Wanted, asked ThumbnailSize) (content, error) {
-	if asked.Width <= 0 || asked.Height <= 0 {
-		return content{}, mxerr.InvalidParam.With("width and height have to be positive")
-	}
 	m, err := s.find(ctx, q)
 	if err != nil {
 		return content{}, err
 	}
+	asked.Animated = asked.Animated && baseType(m.Type) == "image/gif" // whatever else does not move is made once
 	size, ok := fitting(asked)
 	if !ok {
-		return s.original(ctx, m)
+		return original(m)
 	}
 	t, err := s.made(ctx, m, size)
 	if err != nil {
 		return content{}, err
 	}
 	if t.File == "" {
-		return s.original(ctx, m)
+		return original(m)
 	}
 	out := contentOf(m, "")
-	out.key, out.kind, out.etag, out.disposition = t.File, t.Type, t.File, disposition(t.Type, "thumbnail"+extension(t.Type))
-	out.size, err = s.sizeOf(ctx, t.File)
-	return out, err
+	out.key, out.size, out.kind, out.etag, out.disposition = t.File, t.Size, t.Type, t.File, disposition(t.Type, "thumbnail"+extension(t.Type))
+	return out, nil
 }
 
 // original gives an image out as its own thumbnail: "the server MUST NOT upscale".
-func (s *Service) original(ctx context.Context, m storage.Media) (content, error) {
+func original(m storage.Media) (content, error) {
 	if !canThumbnail(m.Type) {
 		return content{}, noThumbnail()
 	}
@@ -141,15 +137,6 @@ func (s *Service) original(ctx context.Context, m storage.Media) (content, error
 }
 
 func noThumbnail() error { return mxerr.BadRequest.With("no thumbnail can be made of this file") }
-
-// sizeOf is how many bytes the store has under a key.
-func (s *Service) sizeOf(ctx context.Context, key string) (int64, error) {
-	body, size, err := s.Store.Get(ctx, key, 0, 0)
-	if err != nil {
-		return 0, fmt.Errorf("read file %s: %w", key, err)
-	}
-	return size, body.Close()
-}
 
 // made returns a thumbnail that was made before, or makes it: once for all who ask at the same time.
 func (s *Service) made(ctx context.Context, m storage.Media, size ThumbnailSize) (storage.Thumbnail, error) {
@@ -194,7 +181,7 @@ func (s *Service) make(ctx context.Context, m storage.Media, size ThumbnailSize)
 	}
 	u := Upload{Type: picture.kind, Size: int64(len(picture.data)), Body: bytes.NewReader(picture.data)}
 	err = s.keep(ctx, u, -1, func(tx *storage.Tx, kept storage.Media) error {
-		t.File = kept.File
+		t.File, t.Size = kept.File, kept.Size
 		return gone(tx.PutThumbnail(t))
 	})
 	return t, err
@@ -213,16 +200,34 @@ func (s *Service) draw(ctx context.Context, m storage.Media, size ThumbnailSize)
 	if !canThumbnail(m.Type) {
 		return picture{}, errNoPicture
 	}
-	select {
-	case s.drawing <- struct{}{}:
-		defer func() { <-s.drawing }()
-	case <-ctx.Done():
-		return picture{}, ctx.Err()
+	done, err := s.drawers.take(ctx, turnOf{most: maxDrawing})
+	if err != nil {
+		return picture{}, err
 	}
-	return drawn(func() (io.ReadCloser, error) {
-		body, _, err := s.Store.Get(ctx, m.File, 0, -1)
-		return body, err
+	defer done()
+	var broken error
+	p, err := drawn(func() (io.ReadCloser, error) {
+		body, err := s.open(ctx, m.File, 0)
+		return noting{body, &broken}, err
 	}, size, s.Limits.Pixels)
+	if broken != nil { // the store is, not the picture
+		err = fmt.Errorf("read file %s: %w", m.File, broken)
+	}
+	return p, err
+}
+
+// noting notes why a file could not be read to its end.
+type noting struct {
+	io.ReadCloser
+	err *error
+}
+
+func (n noting) Read(p []byte) (int, error) {
+	read, err := n.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		*n.err = err
+	}
+	return read, err
 }
 
 // undrawn is what is said when no thumbnail could be made.

@@ -70,19 +70,25 @@ func clip(s string, limit int) string {
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#post_matrixmediav3upload
 func (s *Service) Upload(ctx context.Context, u Upload) (string, error) {
-	u, err := u.described()
-	if err != nil {
-		return "", err
+	m, err := s.upload(ctx, u, s.Limits.Upload)
+	return m.ID, err
+}
+
+// upload keeps a file of at most limit bytes under a new mxc: URI of this server.
+func (s *Service) upload(ctx context.Context, u Upload, limit int64) (m storage.Media, err error) {
+	if u, err = u.described(); err != nil {
+		return m, err
 	}
 	mediaID, err := s.newID()
 	if err != nil {
-		return "", err
+		return m, err
 	}
-	return mediaID, s.keep(ctx, u, s.Limits.Upload, func(tx *storage.Tx, m storage.Media) error {
+	err = s.keep(ctx, u, limit, func(tx *storage.Tx, kept storage.Media) error {
+		m = kept
 		m.Server, m.ID = s.ServerName, mediaID
-		_, err := tx.InsertMedia(m)
-		return err
+		return tx.InsertMedia(m)
 	})
+	return m, err
 }
 
 // newID draws a media id: "[A-Za-z0-9_-]", which nobody can guess.
@@ -105,7 +111,7 @@ func (s *Service) keep(ctx context.Context, u Upload, limit int64, refer func(*s
 		return err
 	}
 	now := s.Now().UnixMilli()
-	m := storage.Media{Owner: u.Owner, Type: u.Type, Name: u.Name, Size: f.Size, CreatedMS: now, UsedMS: now}
+	m := storage.Media{Owner: u.Owner, Type: u.Type, Name: u.Name, Size: f.Size, SHA256: f.SHA256, CreatedMS: now, UsedMS: now}
 	err = s.DB.Write(ctx, func(tx *storage.Tx, _ storage.Pos) (err error) {
 		if m.File, err = tx.FinishFile(f); err != nil {
 			return err
@@ -116,12 +122,10 @@ func (s *Service) keep(ctx context.Context, u Upload, limit int64, refer func(*s
 		return refer(tx, m)
 	})
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err // it may be written yet: the next start knows
-	case err != nil:
-		s.abandon(ctx, f.Key)
-	case m.File != f.Key:
-		s.discard(context.WithoutCancel(ctx), []string{f.Key})
+	case errors.Is(err, storage.ErrAway):
+		return err // nobody knows whether it is kept: the next start does
+	case err != nil, m.File != f.Key:
+		s.drop(ctx, f.Key)
 	}
 	return err
 }
@@ -163,15 +167,10 @@ func (s *Service) write(ctx context.Context, u Upload, limit int64) (storage.Fil
 	}
 	r := &measure{of: u.Body, announced: u.Size, limit: limit, hash: sha256.New()}
 	if err := s.Store.Put(ctx, key, r, u.Size); err != nil {
-		s.abandon(ctx, key)
+		s.drop(ctx, key)
 		return storage.File{}, r.cause(err)
 	}
 	return storage.File{Key: key, SHA256: r.hash.Sum(nil), Size: r.n}, nil
-}
-
-// abandon deletes what was written of a file that is not kept.
-func (s *Service) abandon(ctx context.Context, key string) {
-	s.discard(context.WithoutCancel(ctx), []string{key})
 }
 
 // measure counts and hashes what is read, up to a limit.
@@ -198,14 +197,17 @@ func (m *measure) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// cause is why Put failed: what the reader said first, a fault of the client, or else the store's error.
+// errEndedEarly says that whoever sends a file broke off.
+var errEndedEarly = errors.New("media: the bytes ended early")
+
+// cause is why Put failed: what the reader said first, a fault of whoever sends, or else the store's error.
 func (m *measure) cause(err error) error {
 	var mx *mxerr.Error
 	switch {
 	case errors.As(m.err, &mx):
 		return mx
 	case m.err != nil && (m.err != io.EOF || m.announced >= 0 && m.n < m.announced):
-		return mxerr.BadRequest.With("the upload ended early")
+		return fmt.Errorf("%w: %w: %w", mxerr.BadRequest.With("the upload ended early"), errEndedEarly, m.err)
 	}
 	return err
 }
@@ -228,11 +230,10 @@ func (s *Service) Create(ctx context.Context, owner id.UserID) (mediaID string, 
 		if s.Limits.Pending >= 0 && pending >= s.Limits.Pending {
 			return mxerr.LimitExceeded.With("you have %d media ids to which nothing was uploaded yet", pending)
 		}
-		_, err = tx.InsertMedia(storage.Media{
+		return tx.InsertMedia(storage.Media{
 			Server: s.ServerName, ID: mediaID, Owner: owner, CreatedMS: now.UnixMilli(), UsedMS: now.UnixMilli(),
 			ExpiresMS: expires.UnixMilli(),
 		})
-		return err
 	})
 	return mediaID, expires, err
 }
@@ -254,8 +255,7 @@ func (s *Service) Fill(ctx context.Context, server id.ServerName, mediaID string
 			return err
 		}
 		m.Server, m.ID = server, mediaID
-		_, err := tx.FillMedia(m)
-		return err
+		return tx.FillMedia(m)
 	})
 	if err == nil {
 		s.uploads.wake(mediaID)

@@ -7,13 +7,6 @@ import (
 	"github.com/embedmatrix/homeserver/internal/id"
 )
 
-// The stages of a file.
-const (
-	FileWriting = iota // its bytes may not be whole
-	FileWhole
-	FileDying // nobody refers to it any more
-)
-
 // File is what a media.Store has under a key.
 type File struct {
 	Key    string
@@ -42,6 +35,7 @@ type Thumbnail struct {
 	Width, Height  int
 	Crop, Animated bool
 	File           string // "": Of itself
+	Size           int64  // of File
 	Type           string
 }
 
@@ -63,34 +57,25 @@ func (tx *Tx) Media(server id.ServerName, mediaID string) (Media, error) {
 	return one(tx, scanMedia, selectMedia, server, mediaID)
 }
 
-const selectMediaOf = `SELECT ` + mediaColumns + `
-	WHERE m.owner = $1 AND m.file <> '' AND (m.created_ms < $2 OR m.created_ms = $2 AND m.media_id > $3)
-	ORDER BY m.created_ms DESC, m.media_id LIMIT $4`
-
-// MediaOf returns at most limit files that a user has uploaded, the newest first: those behind one in that order.
-func (tx *Tx) MediaOf(owner id.UserID, createdMS int64, behind string, limit int) ([]Media, error) {
-	return collect(tx, scanMedia, selectMediaOf, owner, createdMS, behind, limit)
-}
-
 const insertMedia = `
 	INSERT INTO mx_media (server_name, media_id, file, owner, content_type, name, size, created_ms, used_ms, expires_ms, quarantined)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (server_name, media_id) DO NOTHING`
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 
-// InsertMedia notes an mxc: URI and reports whether it was not known before, which is left as it is.
-func (tx *Tx) InsertMedia(m Media) (bool, error) {
-	n, err := tx.exec(insertMedia, m.Server, m.ID, m.File, m.Owner, []byte(m.Type), []byte(m.Name), m.Size, m.CreatedMS, m.UsedMS,
+// InsertMedia notes an mxc: URI. It is an error if it is known already.
+func (tx *Tx) InsertMedia(m Media) error {
+	_, err := tx.exec(insertMedia, m.Server, m.ID, m.File, m.Owner, []byte(m.Type), []byte(m.Name), m.Size, m.CreatedMS, m.UsedMS,
 		m.ExpiresMS, m.Quarantined)
-	return n == 1, err
+	return err
 }
 
 const updateMediaFile = `
 	UPDATE mx_media SET file = $3, content_type = $4, name = $5, size = $6, created_ms = $7, expires_ms = 0
-	WHERE server_name = $1 AND media_id = $2 AND file = ''`
+	WHERE server_name = $1 AND media_id = $2`
 
-// FillMedia gives an mxc: URI its file and reports whether it had none.
-func (tx *Tx) FillMedia(m Media) (bool, error) {
-	n, err := tx.exec(updateMediaFile, m.Server, m.ID, m.File, []byte(m.Type), []byte(m.Name), m.Size, m.CreatedMS)
-	return n == 1, err
+// FillMedia gives an mxc: URI, which has none, its file.
+func (tx *Tx) FillMedia(m Media) error {
+	_, err := tx.exec(updateMediaFile, m.Server, m.ID, m.File, []byte(m.Type), []byte(m.Name), m.Size, m.CreatedMS)
+	return err
 }
 
 const updateMediaUsed = `UPDATE mx_media SET used_ms = $3 WHERE server_name = $1 AND media_id = $2`
@@ -109,11 +94,12 @@ func (tx *Tx) QuarantineMedia(server id.ServerName, mediaID string, quarantined 
 	return n == 1, err
 }
 
-const deleteMedia = `DELETE FROM mx_media WHERE server_name = $1 AND media_id = $2 RETURNING file`
+const deleteMedia = `DELETE FROM mx_media WHERE server_name = $1 AND media_id = $2`
 
-// DeleteMedia forgets an mxc: URI and returns the file it had, "" for none, or ErrNotFound.
-func (tx *Tx) DeleteMedia(server id.ServerName, mediaID string) (string, error) {
-	return one(tx, value[string], deleteMedia, server, mediaID)
+// DeleteMedia forgets an mxc: URI. See ReleaseFile for the file it had.
+func (tx *Tx) DeleteMedia(server id.ServerName, mediaID string) error {
+	_, err := tx.exec(deleteMedia, server, mediaID)
+	return err
 }
 
 const selectUploaded = `SELECT coalesce(sum(size), 0) FROM mx_media WHERE owner = $1 AND file <> ''`
@@ -139,20 +125,16 @@ func (tx *Tx) ForgetExpiredMedia(nowMS int64) error {
 }
 
 const selectOldMedia = `SELECT ` + mediaColumns + `
-	WHERE m.file <> '' AND m.used_ms < $1 AND (m.server_name = $2) = $3 AND NOT m.quarantined ORDER BY m.used_ms LIMIT $4`
+	WHERE m.file <> '' AND m.used_ms < $1 AND (m.owner <> '') = $2 AND NOT m.quarantined ORDER BY m.used_ms LIMIT $3`
 
-// OldMedia returns at most limit mxc: URIs, of this server or of all others, that were not asked for since a time, the
-// oldest first.
-func (tx *Tx) OldMedia(own id.ServerName, local bool, beforeMS int64, limit int) ([]Media, error) {
-	return collect(tx, scanMedia, selectOldMedia, beforeMS, own, local, limit)
+// OldMedia returns at most limit mxc: URIs that were not asked for since a time, the oldest first: of what users of this
+// server have uploaded, or of all else.
+func (tx *Tx) OldMedia(local bool, beforeMS int64, limit int) ([]Media, error) {
+	return collect(tx, scanMedia, selectOldMedia, beforeMS, local, limit)
 }
 
-const sumRemoteMedia = `SELECT coalesce(sum(size), 0) FROM mx_media WHERE server_name <> $1`
-
-// RemoteMediaSize returns how many bytes the files of other servers have that are kept here.
-func (tx *Tx) RemoteMediaSize(own id.ServerName) (int64, error) {
-	return one(tx, value[int64], sumRemoteMedia, own)
-}
+// CachedMediaSize returns how many bytes the files have that no user of this server has uploaded.
+func (tx *Tx) CachedMediaSize() (int64, error) { return tx.UploadedBy("") }
 
 const insertFile = `INSERT INTO mx_files (file, sha256, size, stage) VALUES ($1, $2, 0, 0)`
 
@@ -227,6 +209,11 @@ func (tx *Tx) UnfinishedFiles() ([]string, error) {
 	return collect(tx, value[string], selectUnfinishedFiles)
 }
 
+const selectDyingFiles = `SELECT file FROM mx_files WHERE stage = 2`
+
+// DyingFiles returns the keys of files that are to be deleted.
+func (tx *Tx) DyingFiles() ([]string, error) { return collect(tx, value[string], selectDyingFiles) }
+
 const deleteFile = `DELETE FROM mx_files WHERE file = $1 AND stage <> 1`
 
 // ForgetFile forgets a file whose bytes are deleted.
@@ -236,14 +223,15 @@ func (tx *Tx) ForgetFile(key string) error {
 }
 
 const selectThumbnail = `
-	SELECT of, width, height, crop, animated, file, content_type FROM mx_thumbnails
+	SELECT t.of, t.width, t.height, t.crop, t.animated, t.file, coalesce(f.size, 0), t.content_type
+	FROM mx_thumbnails t LEFT JOIN mx_files f ON f.file = t.file
 	WHERE of = $1 AND width = $2 AND height = $3 AND crop = $4 AND animated = $5`
 
 // Thumbnail returns what was made of a file in a size, or ErrNotFound.
 func (tx *Tx) Thumbnail(of string, width, height int, crop, animated bool) (Thumbnail, error) {
 	return one(tx, func(row *sql.Rows, t *Thumbnail) error {
 		var kind []byte
-		err := row.Scan(&t.Of, &t.Width, &t.Height, &t.Crop, &t.Animated, &t.File, &kind)
+		err := row.Scan(&t.Of, &t.Width, &t.Height, &t.Crop, &t.Animated, &t.File, &t.Size, &kind)
 		t.Type = string(kind)
 		return err
 	}, selectThumbnail, of, width, height, crop, animated)
