@@ -81,7 +81,7 @@ type Rooms interface {
 // Dependant is a part of the server whose rows live and die with accounts and devices, such as the keys of a device.
 // Its functions run inside the transaction that makes the change, and an error refuses the change. A nil field is skipped.
 type Dependant struct {
-	// Reserved reports whether a device id may not be used, for a key of user has that name.
+	// Reserved reports whether no session may use a device id: a key of user has that name, or a device that is nobody's.
 	Reserved func(tx *storage.Tx, user id.UserID, device id.DeviceID) (bool, error)
 
 	// Created says that a user has a new device.

@@ -108,7 +108,7 @@ func (s *Service) storeDevice(tx *storage.Tx, at storage.Pos, device storage.Dev
 	return nil
 }
 
-// checkReserved refuses a device id that is the name of a key.
+// checkReserved refuses a device id that no session may use, as the name of a key.
 //
 // Spec: https://spec.matrix.org/latest/client-server-api/#key-and-signature-security
 func (s *Service) checkReserved(tx *storage.Tx, user id.UserID, device id.DeviceID) error {
@@ -121,7 +121,7 @@ func (s *Service) checkReserved(tx *storage.Tx, user id.UserID, device id.Device
 			return err
 		}
 		if reserved {
-			return mxerr.Forbidden.With("this device id is the name of a key")
+			return mxerr.Forbidden.With("this device id is the name of a key, or of a device that is dehydrated")
 		}
 	}
 	return nil

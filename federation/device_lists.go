@@ -20,9 +20,10 @@ import (
 )
 
 const (
-	maxWantedLists  = 10_000 // lists that are asked for in the background; of more, the next update reminds
+	maxWantedLists  = 10_000 // lists that are asked for in the background; more are when clients, who are told, ask for them
 	maxListing      = 16     // servers asked at a time in the background
-	maxListingNow   = 4      // lists that one server is asked for at a time because a client waits
+	maxListingNow   = 4      // lists that one server is asked for at a time because a client waits,
+	maxListingAll   = 64     // and all servers together
 	maxAskedNow     = 20     // lists of one server for which one client may wait; of more it asks for keys in one request
 	listTimeout     = 30 * time.Second
 	firstListPause  = time.Second
@@ -30,7 +31,7 @@ const (
 	knownInChunk    = 500 // users whose lists are looked up in one query
 
 	maxListedDevices = 1000    // devices of one user; of more nobody could make use
-	maxDevicesAnswer = 8 << 20 // bytes
+	maxDevicesAnswer = 4 << 20 // bytes
 )
 
 // UserDevices is what a server tells of a user's devices.
@@ -81,6 +82,8 @@ type remoteLists struct {
 	working int
 	closed  bool
 	now     map[id.ServerName]chan struct{} // places for lists for which clients wait
+
+	all chan struct{} // places of all servers together
 }
 
 // listFlight is a list that is being asked for.
@@ -112,7 +115,7 @@ const (
 
 func (l *remoteLists) init() {
 	l.flights, l.wanted = map[id.UserID]*listFlight{}, map[id.ServerName]*wantedLists{}
-	l.now = map[id.ServerName]chan struct{}{}
+	l.now, l.all = map[id.ServerName]chan struct{}{}, make(chan struct{}, maxListingAll)
 }
 
 func (l *remoteLists) close() {
@@ -212,13 +215,27 @@ func (d *Devices) missing(ctx context.Context, users []id.UserID, failed map[id.
 // refresh asks for the list of one user because somebody waits for it.
 func (d *Devices) refresh(ctx context.Context, user id.UserID) error {
 	place := d.lists.place(user.Server())
+	if err := take(ctx, place); err != nil {
+		return err
+	}
+	if err := take(ctx, d.lists.all); err != nil {
+		<-place
+		return err
+	}
+	return d.ask(ctx, user, false, func() {
+		<-place
+		<-d.lists.all
+	})
+}
+
+// take takes a place.
+func take(ctx context.Context, places chan struct{}) error {
 	select {
-	case place <- struct{}{}:
-		defer func() { <-place }()
+	case places <- struct{}{}:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return d.ask(ctx, user, false)
 }
 
 // place returns the places for lists of a server for which clients wait.
@@ -239,9 +256,10 @@ func (l *remoteLists) place(server id.ServerName) chan struct{} {
 	return l.now[server]
 }
 
-// ask asks for the list of a user and stores it, or awaits whoever does already. It is asked for even when ctx ends.
-func (d *Devices) ask(ctx context.Context, user id.UserID, force bool) error {
-	f := d.flight(user, d.DB.Published(), force)
+// ask asks for the list of a user and stores it, or awaits whoever does already. It is asked for even when ctx ends; landed
+// is called when nobody asks for it any more on behalf of this call.
+func (d *Devices) ask(ctx context.Context, user id.UserID, force bool, landed func()) error {
+	f := d.flight(user, d.DB.Published(), force, landed)
 	if f == nil {
 		return errStopping
 	}
@@ -254,19 +272,22 @@ func (d *Devices) ask(ctx context.Context, user id.UserID, force bool) error {
 }
 
 // flight returns the flight of a list, which begins if there is none; nil when this server is stopping.
-func (d *Devices) flight(user id.UserID, asked storage.Pos, force bool) *listFlight {
+func (d *Devices) flight(user id.UserID, asked storage.Pos, force bool, landed func()) *listFlight {
 	l := &d.lists
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
+		landed()
 		return nil
 	}
 	if f := l.flights[user]; f != nil {
+		landed()
 		return f
 	}
 	f := &listFlight{asked: asked, done: make(chan struct{})}
 	l.flights[user] = f
 	d.tasks.Go(func() { // under the lock: Close closes the lists before it awaits the tasks
+		defer landed()
 		defer close(f.done)
 		f.err = d.fly(user, f, force)
 		l.land(user)
@@ -458,22 +479,31 @@ func putCrosses(tx *storage.Tx, known, told []storage.CrossSigningKey) (changed 
 	return changed, nil
 }
 
-// want lets the lists of users be asked for in the background. It does not wait.
+// want lets the lists of users be asked for in the background; of those that are too many clients are told that they have
+// to ask. It does not wait.
 func (d *Devices) want(users ...id.UserID) {
+	for _, user := range d.wantSome(users) {
+		d.DB.Queue(&storage.Act{Positions: 1, Do: func(tx *storage.Tx, at storage.Pos) error { return d.Changed(tx, at, user) }})
+	}
+}
+
+// wantSome is want, and returns which are too many.
+func (d *Devices) wantSome(users []id.UserID) (rest []id.UserID) {
 	l := &d.lists
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, user := range users {
 		w := l.wanted[user.Server()]
+		if l.count >= maxWantedLists && (w == nil || !slices.Contains(w.users, user)) {
+			rest = append(rest, user)
+			continue
+		}
 		if w == nil {
 			w = &wantedLists{retry: alarm{ends: &d.tasks}, again: map[id.UserID]struct{}{}, told: map[id.UserID]struct{}{}}
 			l.wanted[user.Server()] = w
 		}
 		if slices.Contains(w.users, user) {
 			w.again[user] = struct{}{}
-			continue
-		}
-		if l.count >= maxWantedLists {
 			continue
 		}
 		w.users = append(w.users, user)
@@ -483,6 +513,7 @@ func (d *Devices) want(users ...id.UserID) {
 		}
 	}
 	d.dispatchLocked()
+	return rest
 }
 
 // Alive says that a server has contacted us: what it was not asked for, because it did not answer, it is asked for now.
@@ -601,7 +632,7 @@ func (d *Devices) catchUp(w *wantedLists, user id.UserID) error {
 	if err != nil || list.Current {
 		return err
 	}
-	err = d.ask(d.ctx, user, true)
+	err = d.ask(d.ctx, user, true, func() {})
 	if err == nil || errors.Is(err, errOutdated) || list.Asked == 0 || d.ctx.Err() != nil || !d.lists.tellOnce(w, user) {
 		return err
 	}
@@ -629,9 +660,12 @@ func (d *Devices) known(user id.UserID) (list storage.DeviceList, err error) {
 // revise forgets the lists of users with whom no room was shared for a while: nobody has told what changed in it.
 func (d *Devices) revise(ctx context.Context, s *stretch) error {
 	for _, m := range s.moves {
-		room, err := d.Cache.Room(ctx, m.room)
+		room, err := d.room(ctx, m.room)
 		if err != nil {
 			return err
+		}
+		if room == nil {
+			continue
 		}
 		users, since, err := d.doubtful(ctx, room, s, m)
 		if err != nil {
@@ -654,6 +688,7 @@ func (d *Devices) doubtful(ctx context.Context, room *roomstate.Room, s *stretch
 		return nil, 0, nil
 	}
 	fresh, err := joinedSince(ctx, room, m.user, s.from)
+	err = d.bear(ctx, m, err)
 	switch {
 	case err != nil || member.Membership == "join" && !fresh:
 		return nil, 0, err
@@ -699,10 +734,11 @@ func (d *Devices) reviseUsers(ctx context.Context, except *roomstate.Room, from,
 		other := func(room *roomstate.Room, m roomstate.Membership) bool {
 			return room.ID != except.ID && m.Since <= from && d.wasIn(room, from)
 		}
-		if shared, err := d.shares(ctx, l.User, other); err != nil || shared {
-			if err != nil {
-				return err
-			}
+		shared, err := d.shares(ctx, l.User, other)
+		if err = d.bear(ctx, move{user: l.User}, err); err != nil {
+			return err
+		}
+		if shared {
 			continue
 		}
 		if err := d.forget(ctx, l.User, since); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -57,6 +58,8 @@ type Devices struct {
 	at, stored storage.Pos      // up to where it has followed, and where that is stored
 	sets       map[string]int64 // sets of servers that are stored, by their names; nobody may change one
 	told       int              // acts so far
+	faults     map[move]int     // how often a room could not be read, or what somebody does there
+	passed     bool             // something was passed over since something was stored
 
 	lists remoteLists
 
@@ -73,14 +76,14 @@ func NewDevices(cfg DevicesConfig) *Devices {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &Devices{
-		DevicesConfig: cfg, sets: map[string]int64{}, kick: make(chan struct{}, 1), reached: make(chan struct{}),
+		DevicesConfig: cfg, sets: map[string]int64{}, faults: map[move]int{}, kick: make(chan struct{}, 1), reached: make(chan struct{}),
 	}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	d.lists.init()
 	return d
 }
 
-// Start looks at what a process before this one has not looked at, and begins to follow.
+// Start looks at what a process before this one has not looked at, as far as it can be read, and begins to follow.
 func (d *Devices) Start(ctx context.Context) error {
 	var stale []id.UserID
 	err := d.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -95,9 +98,13 @@ func (d *Devices) Start(ctx context.Context) error {
 	}
 	d.stored, d.followed = d.at, d.at
 	named := d.Hub.WaitNamed()
-	if err := d.round(ctx); err != nil {
+	switch err := d.round(ctx); {
+	case err == nil:
+	case ctx.Err() != nil || temporary(err):
 		named.Close()
 		return fmt.Errorf("follow devices: %w", err)
+	default: // it is tried again, and told then
+		d.kick <- struct{}{}
 	}
 	d.tasks.Go(func() { d.follow(named) })
 	d.want(stale...)
@@ -154,6 +161,37 @@ func (d *Devices) round(ctx context.Context) error {
 		d.reach(d.at)
 	}
 	return d.keep(ctx, keepEvery)
+}
+
+const (
+	maxFaults  = 5    // tries, each behind followPause, after which what cannot be read is passed over
+	keptFaults = 1000 // how many faults are remembered
+)
+
+// bear returns the error of reading what is behind a move, as long as it may be gone when that is tried again. Later it is
+// told, and nil: one room that is damaged keeps nobody else back.
+func (d *Devices) bear(ctx context.Context, m move, err error) error {
+	switch {
+	case err == nil:
+		delete(d.faults, m)
+		return nil
+	case ctx.Err() != nil || temporary(err):
+		return err
+	case len(d.faults) >= keptFaults:
+		clear(d.faults)
+	}
+	if d.faults[m]++; d.faults[m] <= maxFaults {
+		return err
+	}
+	d.passed = true
+	d.Log.Error("what servers are told of devices passes over what cannot be read", "room", m.room, "user", m.user, "error", err)
+	return nil
+}
+
+// room returns a room, or nil for one that is passed over.
+func (d *Devices) room(ctx context.Context, roomID id.RoomID) (*roomstate.Room, error) {
+	room, err := d.Cache.Room(ctx, roomID)
+	return room, d.bear(ctx, move{room: roomID}, err)
 }
 
 // reach lets those go on who wait for the follower.
@@ -310,7 +348,7 @@ func (d *Devices) tell(ctx context.Context, s *stretch) error {
 		}
 		list = append(list, news...)
 	}
-	if len(list) == 0 {
+	if len(list) == 0 && !d.passed { // who passes something over has to be able to store how far it is
 		return nil
 	}
 	return d.store(ctx, s, list)
@@ -355,9 +393,12 @@ func (d *Devices) around(ctx context.Context, user id.UserID, since storage.Pos)
 		if m, ok := rooms.Get(roomID); !ok || m.Since > since {
 			continue
 		}
-		room, err := d.Cache.Room(ctx, roomID)
+		room, err := d.room(ctx, roomID)
 		if err != nil {
 			return nil, err
+		}
+		if room == nil {
+			continue
 		}
 		for _, server := range room.Servers() {
 			in[server] = struct{}{}
@@ -378,12 +419,12 @@ func sortedNames(set map[id.ServerName]struct{}) []id.ServerName {
 
 // met finds the servers that are told of all devices of a local user because that user has joined a room with them.
 func (d *Devices) met(ctx context.Context, s *stretch, m move) ([]deviceNews, error) {
-	room, err := d.Cache.Room(ctx, m.room)
-	if err != nil {
+	room, err := d.room(ctx, m.room)
+	if err != nil || room == nil {
 		return nil, err
 	}
 	fresh, err := joinedSince(ctx, room, m.user, s.from)
-	if err != nil || !fresh {
+	if err = d.bear(ctx, m, err); err != nil || !fresh {
 		return nil, err
 	}
 	known, err := d.around(ctx, m.user, s.from)
@@ -425,8 +466,8 @@ func joinedSince(ctx context.Context, room *roomstate.Room, user id.UserID, from
 	return false, err
 }
 
-// keptUpdates is how many changes are kept for each user, the latest: a server that has missed more is told of the last
-// ones, sees that it has missed some, and asks for the whole list.
+// keptUpdates is how many changes are kept for each user, the latest, once there are twice as many: a server that has missed
+// more is told of the last ones, sees that it has missed some, and asks for the whole list.
 const keptUpdates = 64
 
 // sweepEvery is after how many acts sets of servers are forgotten that nothing names any more.
@@ -434,6 +475,11 @@ const sweepEvery = 1000
 
 // store stores news, each at a position of its own.
 func (d *Devices) store(ctx context.Context, s *stretch, list []deviceNews) error {
+	old, again, err := d.trim(ctx, list)
+	if err != nil {
+		return err
+	}
+	list = append(list, again...)
 	positions := 0
 	for _, n := range list {
 		positions += len(n.devices)
@@ -442,7 +488,7 @@ func (d *Devices) store(ctx context.Context, s *stretch, list []deviceNews) erro
 	act := &storage.Act{Positions: positions}
 	act.Place = func(a *storage.Act, first storage.Pos) { last = d.place(a, first, list) }
 	act.Add(storage.UpsertDevicesFollowed, 1, s.upTo)
-	act.Do = func(tx *storage.Tx, _ storage.Pos) error { return d.prune(tx, list) }
+	act.Do = func(tx *storage.Tx, _ storage.Pos) error { return d.prune(tx, old) }
 	act.Committed = func(storage.Pos) {
 		for _, n := range list {
 			d.Outbox.Owe(n.servers, last)
@@ -459,7 +505,7 @@ func (d *Devices) store(ctx context.Context, s *stretch, list []deviceNews) erro
 		clear(d.sets)
 		return err
 	}
-	d.stored = s.upTo
+	d.stored, d.passed = s.upTo, false
 	return nil
 }
 
@@ -494,10 +540,126 @@ func (d *Devices) setOf(a *storage.Act, pos storage.Pos, servers []id.ServerName
 	return pos
 }
 
-// prune forgets old changes of the users, and now and then old sets of servers.
-func (d *Devices) prune(tx *storage.Tx, list []deviceNews) error {
+// trim finds from where on the changes of users are kept of whom there are many, and what servers are told in the place of
+// those that they have not got.
+func (d *Devices) trim(ctx context.Context, list []deviceNews) (old map[id.UserID]storage.Pos, again []deviceNews, err error) {
+	news := map[id.UserID][]deviceNews{}
 	for _, n := range list {
-		if err := tx.DeleteOutgoingDevices(n.user, max(keptUpdates, 2*len(n.devices))); err != nil {
+		news[n.user] = append(news[n.user], n)
+	}
+	var many []id.UserID
+	err = d.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		many, err = tx.ManyOutgoingDevices(slices.Collect(maps.Keys(news)), 2*keptUpdates)
+		return err
+	})
+	old = map[id.UserID]storage.Pos{}
+	for _, user := range many {
+		before, owed, err := d.trimUser(ctx, user, news[user])
+		if err != nil {
+			return nil, nil, err
+		}
+		old[user], again = before, append(again, owed...)
+	}
+	return old, again, err
+}
+
+func (d *Devices) trimUser(ctx context.Context, user id.UserID, news []deviceNews) (before storage.Pos, owed []deviceNews, err error) {
+	around, err := d.around(ctx, user, math.MaxInt64)
+	if err != nil {
+		return 0, nil, err
+	}
+	keep := keptUpdates
+	for _, n := range news {
+		keep = max(keep, 2*len(n.devices))
+	}
+	err = d.DB.Read(ctx, func(tx *storage.Tx) error {
+		rows, err := tx.OutgoingDevicesOf(user)
+		if err != nil || len(rows) <= keep {
+			return err
+		}
+		before = rows[keep-1].Pos
+		owed, err = owedDevices(tx, around, rows[:keep], rows[keep:], news)
+		return err
+	})
+	return before, owed, err
+}
+
+// owedDevices tells those servers around a user of a change again who have not got one that is forgotten, and who are told
+// of nothing newer. It follows on nothing that they know: they see that they have missed some, and ask for the whole list.
+// All changes are of the user, the latest first; those of devices and those of the cross-signing keys are told apart.
+func owedDevices(tx *storage.Tx, around []id.ServerName, kept, gone []storage.OutgoingDevice, news []deviceNews) (owed []deviceNews, err error) {
+	o := owing{around: around}
+	if o.past, err = tx.EDUsPast(around); err != nil {
+		return nil, err
+	}
+	numbers := map[int64]struct{}{}
+	for _, row := range slices.Concat(kept, gone) {
+		numbers[row.Set] = struct{}{}
+	}
+	if o.sets, err = tx.DeviceSets(slices.Collect(maps.Keys(numbers))); err != nil {
+		return nil, err
+	}
+	for _, keys := range []bool{false, true} {
+		is := func(device id.DeviceID) bool { return (device == "") == keys }
+		if again := o.again(kept, gone, news, is); len(again.servers) > 0 {
+			owed = append(owed, again)
+		}
+	}
+	return owed, nil
+}
+
+// owing is what it takes to know what servers around a user have not got.
+type owing struct {
+	around []id.ServerName // sorted
+	past   map[id.ServerName]storage.Pos
+	sets   map[int64][]id.ServerName
+}
+
+// again is what owedDevices tells of one kind of changes.
+func (o *owing) again(kept, gone []storage.OutgoingDevice, news []deviceNews, is func(id.DeviceID) bool) (again deviceNews) {
+	informed := map[id.ServerName]struct{}{}
+	for _, n := range news {
+		if slices.ContainsFunc(n.devices, is) {
+			addNames(informed, n.servers)
+		}
+	}
+	for _, row := range kept {
+		if is(row.Device) {
+			addNames(informed, o.sets[row.Set])
+		}
+	}
+	for _, row := range gone {
+		if !is(row.Device) {
+			continue
+		}
+		for _, server := range o.sets[row.Set] {
+			if _, ok := informed[server]; !ok && o.lacks(server, row.Pos) {
+				again.user, again.devices = row.User, []id.DeviceID{row.Device}
+				again.servers = append(again.servers, server)
+			}
+		}
+		addNames(informed, o.sets[row.Set])
+	}
+	slices.Sort(again.servers)
+	return again
+}
+
+// lacks reports whether a server that is told of the user has not got what it was told at a position.
+func (o *owing) lacks(server id.ServerName, at storage.Pos) bool {
+	_, near := slices.BinarySearch(o.around, server)
+	return near && o.past[server] < at
+}
+
+func addNames(set map[id.ServerName]struct{}, names []id.ServerName) {
+	for _, name := range names {
+		set[name] = struct{}{}
+	}
+}
+
+// prune forgets changes of users from before positions, and now and then old sets of servers.
+func (d *Devices) prune(tx *storage.Tx, old map[id.UserID]storage.Pos) error {
+	for user, before := range old {
+		if err := tx.DeleteOutgoingDevices(user, before); err != nil {
 			return err
 		}
 	}

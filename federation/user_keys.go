@@ -38,9 +38,12 @@ type userKeysClaim struct {
 // claimUserEncryptionKeys implements POST /_matrix/federation/v1/user/keys/claim.
 //
 // https://spec.matrix.org/latest/server-server-api/#post_matrixfederationv1userkeysclaim
-func (s *Service) claimUserEncryptionKeys(ctx context.Context, _ *httpapi.Call, in *userKeysClaim) (*e2ee.Claimed, error) {
+func (s *Service) claimUserEncryptionKeys(ctx context.Context, c *httpapi.Call, in *userKeysClaim) (*e2ee.Claimed, error) {
 	if in.Keys == nil {
 		return nil, mxerr.MissingParam.With("one_time_keys is missing")
+	}
+	if err := c.Charge(httpapi.KeyClaims, in.Keys.Devices()); err != nil {
+		return nil, err
 	}
 	return s.cfg.Keys.ClaimLocal(ctx, in.Keys)
 }

@@ -51,6 +51,11 @@ const selectServerSets = `
 
 // ServerSets returns the servers of numbered sets, sorted; unknown sets are left out.
 func (tx *Tx) ServerSets(numbers []int64) (map[int64][]id.ServerName, error) {
+	return serverSets(tx, selectServerSets, numbers)
+}
+
+// serverSets returns the sets that a query finds by their numbers.
+func serverSets(tx *Tx, query string, numbers []int64) (map[int64][]id.ServerName, error) {
 	sets := make(map[int64][]id.ServerName, len(numbers))
 	err := each(tx, func(row *sql.Rows) error {
 		var number int64
@@ -64,7 +69,7 @@ func (tx *Tx) ServerSets(numbers []int64) (map[int64][]id.ServerName, error) {
 		}
 		sets[number] = names
 		return nil
-	}, selectServerSets, list(numbers))
+	}, query, list(numbers))
 	return sets, err
 }
 
@@ -107,6 +112,21 @@ func (tx *Tx) Destinations() ([]Destination, error) {
 	return collect(tx, func(row *sql.Rows, d *Destination) error {
 		return row.Scan(&d.Server, &d.Past, &d.EDUsPast, &d.TxnID, &d.Txn, &d.FailingSinceMS, &d.RetryAtMS, &d.RetryIntervalMS)
 	}, selectDestinations)
+}
+
+const selectEDUsPast = `SELECT server_name, edus_past FROM mx_destinations WHERE server_name IN (SELECT value FROM json_each($1))`
+
+// EDUsPast returns Destination.EDUsPast of servers, those that are known.
+func (tx *Tx) EDUsPast(servers []id.ServerName) (map[id.ServerName]Pos, error) {
+	past := make(map[id.ServerName]Pos, len(servers))
+	err := each(tx, func(row *sql.Rows) error {
+		var server id.ServerName
+		var pos Pos
+		err := row.Scan(&server, &pos)
+		past[server] = pos
+		return err
+	}, selectEDUsPast, list(servers))
+	return past, err
 }
 
 // UpsertCatchUp writes a server's newest event of a room: server_name, room, at, pos.

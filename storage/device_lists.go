@@ -73,30 +73,31 @@ const selectDeviceSets = `
 
 // DeviceSets returns the servers of numbered sets, sorted.
 func (tx *Tx) DeviceSets(numbers []int64) (map[int64][]id.ServerName, error) {
-	sets := make(map[int64][]id.ServerName, len(numbers))
-	err := each(tx, func(row *sql.Rows) error {
-		var number int64
-		var text []byte
-		if err := row.Scan(&number, &text); err != nil {
-			return err
-		}
-		var names []id.ServerName
-		if err := json.Unmarshal(text, &names); err != nil {
-			return fmt.Errorf("set of servers %d: %w", number, err)
-		}
-		sets[number] = names
-		return nil
-	}, selectDeviceSets, list(numbers))
-	return sets, err
+	return serverSets(tx, selectDeviceSets, numbers)
 }
 
-const deleteOutgoingDevices = `
-	DELETE FROM mx_outgoing_devices WHERE user_id = $1 AND pos <
-		(SELECT pos FROM mx_outgoing_devices WHERE user_id = $1 ORDER BY pos DESC LIMIT 1 OFFSET $2)`
+const selectOutgoingDevicesOf = `
+	SELECT pos, user_id, device_id, set_id FROM mx_outgoing_devices WHERE user_id = $1 ORDER BY pos DESC`
 
-// DeleteOutgoingDevices forgets the changes of a user but for the latest, of which one more than keep stay.
-func (tx *Tx) DeleteOutgoingDevices(user id.UserID, keep int) error {
-	_, err := tx.exec(deleteOutgoingDevices, user, keep)
+// OutgoingDevicesOf returns the changes of a user's devices and keys that some servers are told of, the latest first.
+func (tx *Tx) OutgoingDevicesOf(user id.UserID) ([]OutgoingDevice, error) {
+	return collect(tx, scanOutgoingDevice, selectOutgoingDevicesOf, user)
+}
+
+const selectManyOutgoingDevices = `
+	SELECT user_id FROM mx_outgoing_devices WHERE user_id IN (SELECT value FROM json_each($1))
+	GROUP BY user_id HAVING count(*) > $2`
+
+// ManyOutgoingDevices returns those of users of whom servers are told of more than so many changes, in no order.
+func (tx *Tx) ManyOutgoingDevices(users []id.UserID, more int) ([]id.UserID, error) {
+	return collect(tx, value[id.UserID], selectManyOutgoingDevices, list(users), more)
+}
+
+const deleteOutgoingDevices = `DELETE FROM mx_outgoing_devices WHERE user_id = $1 AND pos < $2`
+
+// DeleteOutgoingDevices forgets the changes of a user from before a position.
+func (tx *Tx) DeleteOutgoingDevices(user id.UserID, before Pos) error {
+	_, err := tx.exec(deleteOutgoingDevices, user, before)
 	return err
 }
 

@@ -103,20 +103,36 @@ func (tx *Tx) PutBackupKey(user id.UserID, version int64, k BackupKey) (bool, er
 	return n > 0, err
 }
 
-const selectBackupKeys = `
-	SELECT room_id, session_id, data FROM mx_backup_keys WHERE user_id = $1 AND version = $2
-		AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)
-	ORDER BY room_id, session_id`
+func scanBackupKey(row *sql.Rows, k *BackupKey) error { return row.Scan(&k.Room, &k.Session, &k.Data) }
 
-// BackupKeys calls fn for the keys of a backup, of one room or session if these are not empty, those of a room behind
-// each other. Only Room, Session and Data are set.
-func (tx *Tx) BackupKeys(user id.UserID, version int64, room id.RoomID, session string, fn func(BackupKey)) error {
-	return each(tx, func(row *sql.Rows) error {
-		var k BackupKey
-		err := row.Scan(&k.Room, &k.Session, &k.Data)
-		fn(k)
-		return err
-	}, selectBackupKeys, user, version, room, session)
+const selectBackupKeys = `
+	SELECT room_id, session_id, data FROM mx_backup_keys
+	WHERE user_id = $1 AND version = $2 AND (room_id, session_id) > ($3, $4)
+	ORDER BY room_id, session_id LIMIT $5`
+
+// BackupKeys returns the keys of a backup behind one of a room and session, or from the first when these are empty, at
+// most limit, by rooms and sessions. Only Room, Session and Data are set.
+func (tx *Tx) BackupKeys(user id.UserID, version int64, room id.RoomID, session string, limit int) ([]BackupKey, error) {
+	return collect(tx, scanBackupKey, selectBackupKeys, user, version, room, session, limit)
+}
+
+const selectBackupKeysOfRoom = `
+	SELECT room_id, session_id, data FROM mx_backup_keys
+	WHERE user_id = $1 AND version = $2 AND room_id = $3 AND session_id > $4
+	ORDER BY session_id LIMIT $5`
+
+// BackupKeysOfRoom is BackupKeys for the keys of one room.
+func (tx *Tx) BackupKeysOfRoom(user id.UserID, version int64, room id.RoomID, session string, limit int) ([]BackupKey, error) {
+	return collect(tx, scanBackupKey, selectBackupKeysOfRoom, user, version, room, session, limit)
+}
+
+const selectBackupKey = `
+	SELECT room_id, session_id, data FROM mx_backup_keys
+	WHERE user_id = $1 AND version = $2 AND room_id = $3 AND session_id = $4`
+
+// BackupKey returns the key of a session, of which only Room, Session and Data are set, or ErrNotFound.
+func (tx *Tx) BackupKey(user id.UserID, version int64, room id.RoomID, session string) (BackupKey, error) {
+	return one(tx, scanBackupKey, selectBackupKey, user, version, room, session)
 }
 
 const deleteBackupKeys = `

@@ -322,19 +322,29 @@ func TestBackupKeys(t *testing.T) {
 		require.True(t, put("!q:x", "s", false, 1, 1))
 		require.True(t, put("!r:x", "t", false, 1, 1))
 
-		keys := func(room id.RoomID, session string) string {
+		type reader = func(*storage.Tx, id.UserID, int64, id.RoomID, string, int) ([]storage.BackupKey, error)
+		keys := func(read reader, room id.RoomID, session string, limit int) string {
 			var text bytes.Buffer
-			err := db.Read(context.Background(), func(tx *storage.Tx) error {
-				return tx.BackupKeys(alice, 1, room, session, func(k storage.BackupKey) {
-					fmt.Fprintf(&text, "%s %s %s,", k.Room, k.Session, k.Data)
-				})
-			})
+			list, err := ask(t, db, func(tx *storage.Tx) ([]storage.BackupKey, error) { return read(tx, alice, 1, room, session, limit) })
 			require.NoError(t, err)
+			for _, k := range list {
+				fmt.Fprintf(&text, "%s %s %s,", k.Room, k.Session, k.Data)
+			}
 			return text.String()
 		}
-		require.Equal(t, "!q:x s false 1 1,!r:x s true 9 9,!r:x t false 1 1,", keys("", ""))
-		require.Equal(t, "!r:x s true 9 9,!r:x t false 1 1,", keys("!r:x", ""))
-		require.Equal(t, "!r:x t false 1 1,", keys("!r:x", "t"))
+		all, ofRoom := (*storage.Tx).BackupKeys, (*storage.Tx).BackupKeysOfRoom
+		require.Equal(t, "!q:x s false 1 1,!r:x s true 9 9,!r:x t false 1 1,", keys(all, "", "", 9))
+		require.Equal(t, "!q:x s false 1 1,!r:x s true 9 9,", keys(all, "", "", 2))
+		require.Equal(t, "!r:x s true 9 9,!r:x t false 1 1,", keys(all, "!q:x", "s", 9))
+		require.Equal(t, "!r:x t false 1 1,", keys(all, "!r:x", "s", 9))
+		require.Equal(t, "!r:x s true 9 9,!r:x t false 1 1,", keys(ofRoom, "!r:x", "", 9))
+		require.Equal(t, "!r:x t false 1 1,", keys(ofRoom, "!r:x", "s", 9))
+		require.Equal(t, "!q:x s false 1 1,", keys(ofRoom, "!q:x", "", 1))
+		key, err := ask(t, db, func(tx *storage.Tx) (storage.BackupKey, error) { return tx.BackupKey(alice, 1, "!r:x", "t") })
+		require.NoError(t, err)
+		require.Equal(t, "false 1 1", string(key.Data))
+		_, err = ask(t, db, func(tx *storage.Tx) (storage.BackupKey, error) { return tx.BackupKey(alice, 1, "!q:x", "t") })
+		require.ErrorIs(t, err, storage.ErrNotFound)
 		here, err := ask(t, db, func(tx *storage.Tx) ([]string, error) { return tx.BackedUp(alice, 1, "!r:x", []string{"t", "u"}) })
 		require.NoError(t, err)
 		require.Equal(t, []string{"t"}, here)

@@ -170,6 +170,12 @@ func TestOutgoingDevices(t *testing.T) {
 		before, err := ask(t, db, func(tx *storage.Tx) ([]storage.OutgoingDevice, error) { return tx.OutgoingDevicesBefore(alice, 104, 9) })
 		require.NoError(t, err)
 		require.Equal(t, rows[:1], before)
+		of, err := ask(t, db, func(tx *storage.Tx) ([]storage.OutgoingDevice, error) { return tx.OutgoingDevicesOf(alice) })
+		require.NoError(t, err)
+		require.Equal(t, []storage.OutgoingDevice{rows[3], rows[1], rows[0]}, of)
+		many, err := ask(t, db, func(tx *storage.Tx) ([]id.UserID, error) { return tx.ManyOutgoingDevices([]id.UserID{alice, bob}, 1) })
+		require.NoError(t, err)
+		require.Equal(t, []id.UserID{alice}, many)
 		newest, err := ask(t, db, func(tx *storage.Tx) (map[int64]storage.Pos, error) { return tx.NewestOutgoingDevices() })
 		require.NoError(t, err)
 		require.Equal(t, map[int64]storage.Pos{1: 102, 2: 104}, newest)
@@ -178,7 +184,7 @@ func TestOutgoingDevices(t *testing.T) {
 		require.Equal(t, storage.Pos(104), followed)
 
 		change(t, db, func(tx *storage.Tx, _ storage.Pos) error {
-			require.NoError(t, tx.DeleteOutgoingDevices(alice, 1))
+			require.NoError(t, tx.DeleteOutgoingDevices(alice, 102))
 			return tx.DeleteDeviceSets()
 		})
 		require.Equal(t, rows[1:], all(0, 104, 9))

@@ -16,8 +16,14 @@ import (
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// maxClaims is for how many devices one request claims keys.
-const maxClaims = 2000
+const (
+	// maxClaims is for how many devices one request claims keys.
+	maxClaims = 2000
+
+	// maxRemoteClaims and maxRemoteClaim bound the answer of a server, in bytes: with no key, and for each device more.
+	maxRemoteClaims = 64 << 10
+	maxRemoteClaim  = 2 * maxKey
+)
 
 type claimRequest struct {
 	TimeoutMS *int64 `json:"timeout"`
@@ -50,6 +56,9 @@ func (out *Claimed) AppendJSON(dst []byte) []byte {
 func (s *Service) claimKeys(ctx context.Context, c *httpapi.Call, in *claimRequest) (*Claimed, error) {
 	if in.Keys == nil {
 		return nil, mxerr.MissingParam.With("one_time_keys is missing")
+	}
+	if err := c.Charge(httpapi.KeyClaims, in.Keys.Devices()); err != nil {
+		return nil, err
 	}
 	timeout := timeoutOf(in.TimeoutMS)
 	c.ExtendDeadline(timeout)
@@ -99,12 +108,16 @@ func (s *Service) ClaimLocal(ctx context.Context, claims Claims) (*Claimed, erro
 	return &Claimed{Keys: keys}, err
 }
 
-func checkClaims(claims Claims) error {
-	n := 0
+// Devices returns for how many devices keys are claimed; more than a request may claim is one too many.
+func (claims Claims) Devices() (n int) {
 	for _, devices := range claims {
 		n += len(devices)
 	}
-	if n > maxClaims {
+	return min(n, maxClaims+1)
+}
+
+func checkClaims(claims Claims) error {
+	if claims.Devices() > maxClaims {
 		return mxerr.InvalidParam.With("a request may be about %d devices", maxClaims)
 	}
 	return checkUsers(claims)
@@ -181,28 +194,35 @@ func (keys ClaimedKeys) put(user id.UserID, device id.DeviceID, name string, key
 
 // claimRemote adds the keys that other servers give out, and returns which servers failed.
 func (s *Service) claimRemote(ctx context.Context, by map[id.ServerName]Claims, into ClaimedKeys, timeout time.Duration) map[id.ServerName]error {
-	answers, failures := askAll(ctx, timeout, by, func(ctx context.Context, server id.ServerName, claims Claims) (ClaimedKeys, error) {
-		if s.Remote == nil {
-			return nil, errAlone
-		}
-		return s.Remote.ClaimKeys(ctx, server, claims)
-	})
-	for server, answer := range answers {
-		for user, devices := range by[server] {
-			for device, algorithm := range devices {
-				into.takeTold(user, device, algorithm, answer[user][device])
+	return askAll(ctx, timeout, by, question[Claims, ClaimedKeys]{
+		size: func(claims Claims) int { return min(maxRemoteClaims+claims.Devices()*maxRemoteClaim, maxRemoteKeys) },
+		ask: func(ctx context.Context, server id.ServerName, claims Claims, size int) (ClaimedKeys, error) {
+			if s.Remote == nil {
+				return nil, errAlone
 			}
+			return s.Remote.ClaimKeys(ctx, server, claims, size)
+		},
+		take: into.take,
+	})
+}
+
+// take adds the keys that a server gives out for the devices it was asked for, and returns how many bytes they have.
+func (keys ClaimedKeys) take(asked Claims, answer ClaimedKeys) (n int) {
+	for user, devices := range asked {
+		for device, algorithm := range devices {
+			n += keys.takeTold(user, device, algorithm, answer[user][device])
 		}
 	}
-	return failures
+	return n
 }
 
 // takeTold adds the key of a device that another server tells, if it is one.
-func (keys ClaimedKeys) takeTold(user id.UserID, device id.DeviceID, algorithm string, told map[string]json.RawMessage) {
+func (keys ClaimedKeys) takeTold(user id.UserID, device id.DeviceID, algorithm string, told map[string]json.RawMessage) int {
 	for name, raw := range told {
 		if k, err := checkKey(name, raw); err == nil && k.Algorithm == algorithm {
 			keys.put(user, device, name, k.Key)
-			return
+			return len(k.Key)
 		}
 	}
+	return 0
 }

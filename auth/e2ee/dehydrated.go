@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
-	"time"
 
 	"github.com/embedmatrix/homeserver/internal/canonjson"
 	"github.com/embedmatrix/homeserver/internal/httpapi"
@@ -78,7 +77,7 @@ func (s *Service) putDehydratedDevice(ctx context.Context, c *httpapi.Call, in *
 
 // dehydrate makes the device in the place of the one before.
 func (s *Service) dehydrate(tx *storage.Tx, at storage.Pos, d storage.DehydratedDevice, name string) error {
-	switch reserved, err := s.Reserved(tx, d.User, d.ID); {
+	switch reserved, err := isCrossSigningKey(tx, d.User, d.ID); {
 	case err != nil:
 		return err
 	case reserved:
@@ -93,7 +92,7 @@ func (s *Service) dehydrate(tx *storage.Tx, at storage.Pos, d storage.Dehydrated
 			return err
 		}
 	}
-	now := time.Now().UnixMilli()
+	now := s.Now().UnixMilli()
 	fresh, err := tx.InsertDevice(storage.Device{User: d.User, ID: d.ID, Name: name, CreatedMS: now, SeenMS: now})
 	switch {
 	case err != nil:

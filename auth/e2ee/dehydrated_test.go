@@ -5,9 +5,11 @@ import (
 	"net/url"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/embedmatrix/homeserver"
 	"github.com/embedmatrix/homeserver/homeservertest"
 )
 
@@ -65,6 +67,27 @@ func TestDehydratedDevices(t *testing.T) {
 	require.Equal(t, "WET", alice.Do("DELETE", dehydrated, nil).WantOK().Get("device_id").Str)
 	alice.Do("GET", dehydrated, nil).WantError(404, "M_NOT_FOUND")
 	alice.Do("PUT", dehydrated, map[string]any{}).WantError(400, "M_MISSING_PARAM")
+}
+
+// TestDehydratedDeviceIsNoSession: nobody logs in as it, so that no session goes when another one takes its place.
+func TestDehydratedDeviceIsNoSession(t *testing.T) {
+	alice := homeservertest.New(t, func(c *homeserver.Config) {
+		c.Now = func() time.Time { return time.UnixMilli(1_234_567_890_123) }
+	}).User("alice")
+	login := func() *homeservertest.Response {
+		return alice.Do("POST", "/_matrix/client/v3/login", map[string]any{
+			"type": "m.login.password", "password": alice.Password, "device_id": "DRY",
+			"identifier": map[string]any{"type": "m.id.user", "user": alice.ID},
+		})
+	}
+	dehydrate(alice, "DRY").WantOK()
+	require.EqualValues(t, 1_234_567_890_123, alice.Do("GET", "/_matrix/client/v3/devices/DRY", nil).WantOK().Get("last_seen_ts").Int())
+	login().WantError(403, "M_FORBIDDEN")
+	dehydrate(alice, "DRY").WantOK()
+	dehydrate(alice, "WET").WantOK()
+	login().WantOK()
+	dehydrate(alice, "DAMP").WantOK()
+	alice.Do("GET", "/_matrix/client/v3/devices/DRY", nil).WantOK()
 }
 
 // TestDehydratedDeviceDeleted: it can be deleted as any device, and goes with all of them.

@@ -2,16 +2,29 @@ package e2ee
 
 import (
 	"encoding/json"
+	"errors"
 
 	"github.com/embedmatrix/homeserver/internal/id"
 	"github.com/embedmatrix/homeserver/internal/signing"
 	"github.com/embedmatrix/homeserver/storage"
 )
 
-// Reserved reports whether the name of a device would be that of a cross-signing key of the user; see auth.Dependant.
+// Reserved reports whether a session may not have a device: one with the name of a cross-signing key of the user, or the
+// dehydrated one, which goes when another one takes its place; see auth.Dependant.
+func (s *Service) Reserved(tx *storage.Tx, user id.UserID, device id.DeviceID) (bool, error) {
+	switch d, err := tx.DehydratedDevice(user); {
+	case err == nil && d.ID == device:
+		return true, nil
+	case err != nil && !errors.Is(err, storage.ErrNotFound):
+		return false, err
+	}
+	return isCrossSigningKey(tx, user, device)
+}
+
+// isCrossSigningKey reports whether the name of a device would be that of a cross-signing key of the user.
 //
 // "servers MUST not allow devices to have the same IDs as cross-signing keys"
-func (s *Service) Reserved(tx *storage.Tx, user id.UserID, device id.DeviceID) (bool, error) {
+func isCrossSigningKey(tx *storage.Tx, user id.UserID, device id.DeviceID) (bool, error) {
 	keys, err := tx.CrossSigningKeys(user)
 	for _, k := range keys {
 		if k.Public == string(device) {

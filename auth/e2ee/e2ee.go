@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"github.com/embedmatrix/homeserver/internal/httpapi"
 	"github.com/embedmatrix/homeserver/internal/id"
@@ -33,6 +34,8 @@ type Config struct {
 	Lists  Lists  // the devices of users of other servers; nil: there are none
 	Remote Remote // asks other servers; nil: there are none
 
+	Now func() time.Time // nil: time.Now
+
 	// NoDeviceNames keeps the display names of devices from everybody but their owners.
 	NoDeviceNames bool
 }
@@ -51,13 +54,12 @@ var ErrNotShared = errors.New("e2ee: no room is shared with the user")
 type Service struct {
 	Config
 	counts countCache
-	large  chan struct{} // a place for each large answer that is being made
 }
-
-// maxLarge bounds the large answers that are made at once, each of which may have many megabytes.
-const maxLarge = 2
 
 // New returns a Service. It does no I/O and starts nothing.
 func New(cfg Config) *Service {
-	return &Service{Config: cfg, large: make(chan struct{}, maxLarge)}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Service{Config: cfg}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"strconv"
 
 	"github.com/embedmatrix/homeserver/internal/canonjson"
@@ -351,92 +352,147 @@ func storeBackupKeys(tx *storage.Tx, b *storage.Backup, rooms map[id.RoomID][]st
 	return tx.PutBackup(*b)
 }
 
-// backupKeys are keys of a backup on their way to the owner.
-type backupKeys struct{ body []byte }
+// keysOfPage is how many keys of a backup an answer is made of at a time: a MiB at most.
+const keysOfPage = 64
 
-// AppendJSON appends the answer to dst.
-func (k *backupKeys) AppendJSON(dst []byte) []byte { return append(dst, k.body...) }
+// backupWriter writes keys of a backup as they are read, so that no answer is ever in memory as a whole.
+type backupWriter struct {
+	w    http.ResponseWriter
+	c    *httpapi.Call
+	body []byte // what is not written yet
+	more bool   // the object that was opened last has a member
+}
+
+// flush writes what there is. Whoever reads slowly has the usual time for each page.
+func (b *backupWriter) flush() error {
+	b.w.Header().Set("Content-Type", "application/json")
+	b.w.Header().Set("Cache-Control", "no-store")
+	b.c.ExtendDeadline(0)
+	_, err := b.w.Write(b.body)
+	b.body = b.body[:0]
+	return err
+}
+
+// open begins a room, behind another one or not.
+func (b *backupWriter) open(another bool, room id.RoomID) {
+	if another {
+		b.body = append(b.body, "}},"...)
+	}
+	b.body = append(canonjson.AppendString(b.body, string(room)), `:{"sessions":{`...)
+	b.more = false
+}
+
+// add appends a session.
+func (b *backupWriter) add(key storage.BackupKey) {
+	if b.more {
+		b.body = append(b.body, ',')
+	}
+	b.body = append(append(canonjson.AppendString(b.body, key.Session), ':'), key.Data...)
+	b.more = true
+}
 
 // getRoomKeys implements GET /_matrix/client/v3/room_keys/keys.
 //
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3room_keyskeys
-func (s *Service) getRoomKeys(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*backupKeys, error) {
-	out := &backupKeys{[]byte(`{"rooms":{`)}
+func (s *Service) getRoomKeys(w http.ResponseWriter, c *httpapi.Call) error {
+	out := &backupWriter{w: w, c: c, body: []byte(`{"rooms":{`)}
 	var last id.RoomID
-	err := s.eachKey(ctx, c, "", "", func(k storage.BackupKey) {
-		if k.Room != last {
-			out.open(last != "", string(k.Room))
-			last = k.Room
+	err := s.eachPage(c, "", func(page []storage.BackupKey) error {
+		for _, k := range page {
+			if k.Room != last {
+				out.open(last != "", k.Room)
+				last = k.Room
+			}
+			out.add(k)
 		}
-		out.add(k)
+		return out.flush()
 	})
+	if err != nil {
+		return err
+	}
 	if last != "" {
 		out.body = append(out.body, "}}"...)
 	}
 	out.body = append(out.body, "}}"...)
-	return out, err
-}
-
-// open begins a room.
-func (k *backupKeys) open(another bool, room string) {
-	if another {
-		k.body = append(k.body, "}},"...)
-	}
-	k.body = append(canonjson.AppendString(k.body, room), `:{"sessions":{`...)
-}
-
-// add appends a session.
-func (k *backupKeys) add(key storage.BackupKey) {
-	if k.body[len(k.body)-1] != '{' {
-		k.body = append(k.body, ',')
-	}
-	k.body = append(append(canonjson.AppendString(k.body, key.Session), ':'), key.Data...)
+	return out.flush()
 }
 
 // getRoomKeysByRoomId implements GET /_matrix/client/v3/room_keys/keys/{roomId}.
 //
 // https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3room_keyskeysroomid
-func (s *Service) getRoomKeysByRoomId(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*backupKeys, error) {
-	out := &backupKeys{[]byte(`{"sessions":{`)}
-	err := s.eachKey(ctx, c, c.RoomID("roomId"), "", out.add)
-	out.body = append(out.body, "}}"...)
-	return out, err
-}
-
-// getRoomKeyBySessionId implements GET /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}.
-//
-// https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3room_keyskeysroomidsessionid
-func (s *Service) getRoomKeyBySessionId(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*backupKeys, error) {
-	out := &backupKeys{}
-	err := s.eachKey(ctx, c, c.RoomID("roomId"), c.PathValue("sessionId"), func(k storage.BackupKey) { out.body = k.Data })
-	if err == nil && out.body == nil {
-		err = mxerr.NotFound.With("the key of this session is not in the backup")
+func (s *Service) getRoomKeysByRoomId(w http.ResponseWriter, c *httpapi.Call) error {
+	out := &backupWriter{w: w, c: c, body: []byte(`{"sessions":{`)}
+	err := s.eachPage(c, c.RoomID("roomId"), func(page []storage.BackupKey) error {
+		for _, k := range page {
+			out.add(k)
+		}
+		return out.flush()
+	})
+	if err != nil {
+		return err
 	}
-	return out, err
+	out.body = append(out.body, "}}"...)
+	return out.flush()
 }
 
-// eachKey calls fn for keys of a version, of one room or session if these are not empty. Answers about all rooms may be
-// large: few are made at once.
-func (s *Service) eachKey(ctx context.Context, c *httpapi.Call, room id.RoomID, session string, fn func(storage.BackupKey)) error {
+// eachPage calls fn for the keys of a version, of one room if that is not empty, some at a time: storage is not kept
+// waiting for whoever reads them. What changes meanwhile may be in the answer or not; a version that is deleted is an error.
+func (s *Service) eachPage(c *httpapi.Call, room id.RoomID, fn func([]storage.BackupKey) error) error {
 	version, err := versionOf(c)
 	if err != nil {
 		return err
 	}
-	if room == "" {
-		select {
-		case s.large <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
+	for last := (storage.BackupKey{Room: room}); ; {
+		var page []storage.BackupKey
+		err := s.DB.Read(c.Request.Context(), func(tx *storage.Tx) error {
+			b, err := backup(tx, c.User, version)
+			if err != nil {
+				return err
+			}
+			read := tx.BackupKeys
+			if room != "" {
+				read = tx.BackupKeysOfRoom
+			}
+			page, err = read(c.User, b.Version, last.Room, last.Session, keysOfPage)
+			return err
+		})
+		if err != nil {
+			return err
 		}
-		defer func() { <-s.large }()
+		if err := fn(page); err != nil || len(page) < keysOfPage {
+			return err
+		}
+		last = page[len(page)-1]
 	}
-	return s.DB.Read(ctx, func(tx *storage.Tx) error {
+}
+
+// backedUpKey is a key of a backup on its way to the owner.
+type backedUpKey struct{ data []byte }
+
+// AppendJSON appends the answer to dst.
+func (k *backedUpKey) AppendJSON(dst []byte) []byte { return append(dst, k.data...) }
+
+// getRoomKeyBySessionId implements GET /_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}.
+//
+// https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3room_keyskeysroomidsessionid
+func (s *Service) getRoomKeyBySessionId(ctx context.Context, c *httpapi.Call, _ *httpapi.None) (*backedUpKey, error) {
+	version, err := versionOf(c)
+	if err != nil {
+		return nil, err
+	}
+	var key storage.BackupKey
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
 		b, err := backup(tx, c.User, version)
 		if err != nil {
 			return err
 		}
-		return tx.BackupKeys(c.User, b.Version, room, session, fn)
+		key, err = tx.BackupKey(c.User, b.Version, c.RoomID("roomId"), c.PathValue("sessionId"))
+		return err
 	})
+	if errors.Is(err, storage.ErrNotFound) {
+		err = mxerr.NotFound.With("the key of this session is not in the backup")
+	}
+	return &backedUpKey{key.Data}, err
 }
 
 // deleteRoomKeys implements DELETE /_matrix/client/v3/room_keys/keys.

@@ -1,6 +1,7 @@
 package e2ee_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -114,6 +115,31 @@ func TestBackupKeys(t *testing.T) {
 	require.EqualValues(t, 1, alice.backup("DELETE", "/"+escape(room), v, nil).WantOK().Get("count").Int())
 	require.EqualValues(t, 0, alice.backup("DELETE", "", v, nil).WantOK().Get("count").Int())
 	require.JSONEq(t, `{"rooms":{}}`, string(alice.backup("GET", "", v, nil).WantOK().Body))
+}
+
+// An answer is written in pages, which nobody sees.
+func TestBackupPages(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := newDevice(t, hs.User("alice"))
+	v := alice.newBackup()
+	for rooms, sessions := range map[int]int{1: 64, 3: 50, 150: 1} {
+		alice.backup("DELETE", "", v, nil).WantOK()
+		all := M{}
+		for i := range rooms {
+			of := M{}
+			for j := range sessions {
+				of[fmt.Sprint("s", j)] = session(true, i, j)
+			}
+			all[fmt.Sprintf("!r%d:hs.test", i)] = M{"sessions": of}
+		}
+		want := must(json.Marshal(M{"rooms": all}))
+		alice.backup("PUT", "", v, M{"rooms": all}).WantOK()
+		require.JSONEq(t, string(want), string(alice.backup("GET", "", v, nil).WantOK().Body))
+		for room, of := range all {
+			one := alice.backup("GET", "/"+escape(room), v, nil).WantOK()
+			require.JSONEq(t, string(must(json.Marshal(of))), string(one.Body))
+		}
+	}
 }
 
 // KB-05, C-84: which of two keys is the better one.

@@ -25,8 +25,17 @@ const (
 	defaultTimeout = 10 * time.Second
 	longestTimeout = time.Minute
 
-	// maxAsked is how many servers one request asks at a time.
-	maxAsked = 50
+	// maxAsked is how many servers one request asks at a time, fewer if their answers may be large: each counts for as
+	// many as its answer may have parts of askedPart bytes.
+	maxAsked  = 50
+	askedPart = 2 << 20
+
+	// maxTold is how many bytes of what other servers say one answer tells. Who answers later counts as not asked.
+	maxTold = 64 << 20
+
+	// maxRemoteUser and maxRemoteKeys bound the answer of a server, in bytes: for each user, and in all.
+	maxRemoteUser = 1 << 20
+	maxRemoteKeys = 16 << 20
 )
 
 // Query says whose keys are looked for: the devices of each user, or all if there are none.
@@ -272,52 +281,77 @@ func (s *Service) ask(ctx context.Context, q Query, users []id.UserID, out *Keys
 		}
 		by[user.Server()][user] = append([]id.DeviceID{}, q[user]...)
 	}
-	answers, failures := askAll(ctx, timeout, by, func(ctx context.Context, server id.ServerName, q Query) (*RemoteKeys, error) {
-		if s.Remote == nil {
-			return nil, errAlone
-		}
-		return s.Remote.QueryKeys(ctx, server, q)
-	})
-	maps.Copy(out.Failures, failures)
-	for server, answer := range answers {
-		out.take(by[server], answer)
-	}
+	maps.Copy(out.Failures, askAll(ctx, timeout, by, question[Query, *RemoteKeys]{
+		size: func(q Query) int { return min(len(q)*maxRemoteUser, maxRemoteKeys) },
+		ask: func(ctx context.Context, server id.ServerName, q Query, size int) (*RemoteKeys, error) {
+			if s.Remote == nil {
+				return nil, errAlone
+			}
+			return s.Remote.QueryKeys(ctx, server, q, size)
+		},
+		take: out.take,
+	}))
 }
 
 // errAlone is why other servers are not asked by one that does not federate.
 var errAlone = mxerr.NotFound.With("this server does not talk with other servers")
 
-// askAll asks servers at the same time, some at once, and returns what each has answered or why it did not.
-func askAll[Q, A any](ctx context.Context, timeout time.Duration, by map[id.ServerName]Q, ask func(context.Context, id.ServerName, Q) (A, error)) (map[id.ServerName]A, map[id.ServerName]error) {
+// errTooMuch is why the answer of a server is not told.
+var errTooMuch = mxerr.TooLarge.With("other servers have said too much")
+
+// question is what several servers are asked.
+type question[Q, A any] struct {
+	size func(Q) int // how many bytes the answer may have
+	ask  func(ctx context.Context, server id.ServerName, q Q, size int) (A, error)
+	take func(Q, A) (told int) // takes an answer, one at a time, and returns how many bytes of it are told
+}
+
+// askAll asks servers at the same time, some at once, and returns why some have not answered.
+func askAll[Q, A any](ctx context.Context, timeout time.Duration, by map[id.ServerName]Q, what question[Q, A]) map[id.ServerName]error {
 	ctx, stop := context.WithTimeout(ctx, timeout)
 	defer stop()
 	var mu sync.Mutex // guards the following
-	answers, failures := map[id.ServerName]A{}, map[id.ServerName]error{}
+	failures, told := map[id.ServerName]error{}, 0
 	var tasks sync.WaitGroup
 	places := make(chan struct{}, maxAsked)
 	for server, q := range by {
-		places <- struct{}{}
+		size := what.size(q)
+		parts := min(max(size/askedPart, 1), maxAsked)
+		for range parts {
+			places <- struct{}{}
+		}
 		tasks.Go(func() {
-			defer func() { <-places }()
-			answer, err := ask(ctx, server, q)
+			defer func() {
+				for range parts {
+					<-places
+				}
+			}()
+			answer, err := what.ask(ctx, server, q, size)
 			mu.Lock()
 			defer mu.Unlock()
+			if err == nil && told >= maxTold {
+				err = errTooMuch
+			}
 			if err != nil {
 				failures[server] = err
 				return
 			}
-			answers[server] = answer
+			told += what.take(q, answer)
 		})
 	}
 	tasks.Wait()
-	return answers, failures
+	return failures
 }
 
-// take adds what a server says of the users it was asked about. What is not as it should be is left out.
-func (out *Keys) take(asked Query, answer *RemoteKeys) {
+// take adds what a server says of the users it was asked about, and returns how many bytes that is. What is not as it
+// should be is left out.
+func (out *Keys) take(asked Query, answer *RemoteKeys) (n int) {
 	for user, devices := range asked {
 		if told, ok := answer.Devices[user]; ok {
 			out.Devices[user] = checkedDevices(user, devices, told)
+			for _, keys := range out.Devices[user] {
+				n += len(keys)
+			}
 		}
 		if k, err := CheckCrossSigningKey(user, usageMaster, answer.Master[user]); err == nil {
 			out.Master[user] = out.signed.of(user, k.Public, k.Key)
@@ -325,5 +359,7 @@ func (out *Keys) take(asked Query, answer *RemoteKeys) {
 		if k, err := CheckCrossSigningKey(user, usageSelfSigning, answer.SelfSigning[user]); err == nil {
 			out.SelfSigning[user] = k.Key
 		}
+		n += len(out.Master[user]) + len(out.SelfSigning[user])
 	}
+	return n
 }

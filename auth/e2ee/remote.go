@@ -7,13 +7,14 @@ import (
 	"github.com/embedmatrix/homeserver/internal/id"
 )
 
-// Remote asks other servers. What it returns is what they said: its shape is right, and nothing in it was checked.
+// Remote asks other servers. What it returns is what they said: its shape is right, it has at most so many bytes, and
+// nothing in it was checked.
 type Remote interface {
 	// QueryKeys asks a server for the keys of its users; an empty list of devices stands for all.
-	QueryKeys(ctx context.Context, server id.ServerName, users map[id.UserID][]id.DeviceID) (*RemoteKeys, error)
+	QueryKeys(ctx context.Context, server id.ServerName, users map[id.UserID][]id.DeviceID, size int) (*RemoteKeys, error)
 
 	// ClaimKeys asks a server for a one-time key of an algorithm for each device.
-	ClaimKeys(ctx context.Context, server id.ServerName, claims Claims) (ClaimedKeys, error)
+	ClaimKeys(ctx context.Context, server id.ServerName, claims Claims, size int) (ClaimedKeys, error)
 }
 
 // RemoteKeys is the answer to a question for keys.

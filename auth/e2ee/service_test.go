@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -192,4 +195,60 @@ func BenchmarkClaim(b *testing.B) {
 		_, err := s.Claim(context.Background(), e2ee.Claims{"@alice:hs.test": {"A": "signed_curve25519"}}, 0)
 		require.NoError(b, err)
 	}
+}
+
+// asked are servers that answer with as much as they may.
+type asked struct {
+	mu        sync.Mutex // guards the following
+	now, most int        // bytes of the answers that are under way
+}
+
+func (a *asked) QueryKeys(_ context.Context, _ id.ServerName, users map[id.UserID][]id.DeviceID, size int) (*e2ee.RemoteKeys, error) {
+	a.begin(size)
+	defer a.begin(-size)
+	time.Sleep(time.Second)
+	out := &e2ee.RemoteKeys{Devices: map[id.UserID]map[id.DeviceID]json.RawMessage{}}
+	for user := range users {
+		out.Devices[user] = map[id.DeviceID]json.RawMessage{}
+		for i := range size / len(users) / (15 << 10) {
+			out.Devices[user][id.DeviceID(fmt.Sprint(i))] = must(json.Marshal(M{"x": strings.Repeat("x", 14<<10)}))
+		}
+	}
+	return out, nil
+}
+
+func (a *asked) ClaimKeys(context.Context, id.ServerName, e2ee.Claims, int) (e2ee.ClaimedKeys, error) {
+	return nil, nil
+}
+
+func (a *asked) begin(size int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.now += size
+	a.most = max(a.most, a.now)
+}
+
+// What other servers say is bounded together, under way and in the answer.
+func TestManyLargeAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		remote := &asked{}
+		s := newService(t, func(c *e2ee.Config) { c.Remote = remote })
+		q := e2ee.Query{}
+		for i := range 20 {
+			for j := range 8 {
+				q[id.UserID(fmt.Sprintf("@u%d:s%d.test", j, i))] = nil
+			}
+		}
+		keys, err := s.Query(t.Context(), "@alice:hs.test", q, 50*time.Second)
+		require.NoError(t, err)
+		require.Less(t, remote.most, 101<<20)
+		require.NotEmpty(t, keys.Devices)
+		require.NotEmpty(t, keys.Failures)
+		require.Less(t, len(keys.AppendJSON(nil)), 75<<20)
+
+		keys, err = s.Query(t.Context(), "@alice:hs.test", e2ee.Query{"@u:s.test": nil}, 50*time.Second)
+		require.NoError(t, err)
+		require.Empty(t, keys.Failures)
+		require.Less(t, len(keys.AppendJSON(nil)), 1<<20)
+	})
 }
