@@ -515,3 +515,33 @@ func TestDeviceUpdatesCoalesce(t *testing.T) {
 		}
 	})
 }
+
+// TestMuchNewsForOthers: what a server is owed of a user's devices is not forgotten because others are told of much.
+func TestMuchNewsForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := shareRoom(t)
+		uploadKeys(f.alice)
+		name := func() string {
+			return queryKeys(f.bob, f.alice.ID).Get(esc(f.alice.Device) + ".unsigned.device_display_name").Str
+		}
+		rename(f.alice, "first")
+		require.Eventually(t, func() bool { return name() == "first" }, time.Minute, time.Second)
+		carol, dave := f.one.User("carol"), f.network.New("three.test").User("dave")
+		other := carol.CreateRoom(homeservertest.Public)
+		join(dave, other, "one.test")
+
+		f.network.Partition("two.test")
+		for _, name := range []string{"second", "third"} { // the second is tried again and again, the third waits for that
+			rename(f.alice, name)
+			time.Sleep(time.Second)
+		}
+		for range 140 { // each time three.test is told of her device
+			join(f.alice, other, "one.test")
+			time.Sleep(time.Second)
+			f.alice.Do("POST", "/_matrix/client/v3/rooms/"+url.PathEscape(other)+"/leave", object{}).WantOK()
+			time.Sleep(time.Second)
+		}
+		f.network.Heal()
+		require.Eventually(t, func() bool { return name() == "third" }, 2*time.Hour, time.Second)
+	})
+}
