@@ -234,9 +234,7 @@ func scaledGIF(full *gif.GIF, size ThumbnailSize) (picture, error) {
 		draw.Draw(canvas, frame.Bounds(), frame, frame.Bounds().Min, draw.Over)
 		scaled := image.NewRGBA(to)
 		draw.BiLinear.Scale(scaled, to, canvas, from, draw.Src, nil)
-		paletted := image.NewPaletted(to, withTransparent(frame.Palette))
-		draw.Draw(paletted, to, scaled, image.Point{}, draw.Src)
-		small.Image = append(small.Image, paletted)
+		small.Image = append(small.Image, paletted(scaled, withTransparent(frame.Palette)))
 		small.Disposal = append(small.Disposal, gif.DisposalBackground)
 		switch disposalOf(full, i) {
 		case gif.DisposalBackground:
@@ -255,6 +253,25 @@ func disposalOf(g *gif.GIF, i int) byte {
 		return g.Disposal[i]
 	}
 	return gif.DisposalNone
+}
+
+// paletted draws an image in the colours of a palette. Colours that are alike but for their lowest bits become one, so
+// that each is looked for once, not in every pixel.
+func paletted(m *image.RGBA, p color.Palette) *image.Paletted {
+	out := image.NewPaletted(m.Bounds(), p)
+	var known [1 << 16]uint16 // one more than the index; 0: not looked for yet
+	for at := range out.Pix {
+		c := color.RGBA{m.Pix[4*at], m.Pix[4*at+1], m.Pix[4*at+2], m.Pix[4*at+3]}
+		if c.A < 0x80 {
+			c = color.RGBA{}
+		}
+		key := uint16(c.R>>3)<<11 | uint16(c.G>>3)<<6 | uint16(c.B>>3)<<1 | uint16(c.A>>7)
+		if known[key] == 0 {
+			known[key] = 1 + uint16(p.Index(c))
+		}
+		out.Pix[at] = byte(known[key] - 1)
+	}
+	return out
 }
 
 // withTransparent is a palette in which there is something transparent.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"image"
 	"image/color"
+	"image/color/palette"
 	"image/gif"
 	"io"
 	"log/slog"
@@ -417,4 +418,45 @@ func TestServersThatBreakOff(t *testing.T) {
 	require.Zero(t, store.count())
 	give(true, 500)
 	require.Equal(t, 500, ask(near, alice, "GET", newMedia+"download/rogue.test/a", "", nil).Body.Len())
+}
+
+// animation is a GIF of colours that change with every frame.
+func animation(t testing.TB, width, height, frames int) []byte {
+	t.Helper()
+	moving := &gif.GIF{}
+	for i := range frames {
+		frame := image.NewPaletted(image.Rect(0, 0, width, height), palette.Plan9)
+		for at := range frame.Pix {
+			frame.Pix[at] = byte(at%width*256/width + at/width + i)
+		}
+		moving.Image, moving.Delay = append(moving.Image, frame), append(moving.Delay, 10)
+	}
+	var data bytes.Buffer
+	require.NoError(t, gif.EncodeAll(&data, moving))
+	return data.Bytes()
+}
+
+// TestColoursOfAnimations: what is red or transparent is so in the thumbnail.
+func TestColoursOfAnimations(t *testing.T) {
+	hs := homeservertest.New(t)
+	alice := hs.User("alice")
+	red := color.RGBA{R: 255, A: 255}
+	moving := &gif.GIF{}
+	for range 2 {
+		frame := image.NewPaletted(image.Rect(0, 0, 100, 100), color.Palette{color.Transparent, color.White, red})
+		for at := range len(frame.Pix) / 2 {
+			frame.Pix[at] = 2
+		}
+		moving.Image, moving.Delay = append(moving.Image, frame), append(moving.Delay, 10)
+	}
+	var data bytes.Buffer
+	require.NoError(t, gif.EncodeAll(&data, moving))
+	file := upload(t, hs, alice, "", "image/gif", data.Bytes())
+	w := ask(hs, alice, "GET", newMedia+"thumbnail/"+file+"?width=32&height=32&animated=true", "", nil)
+	small, err := gif.DecodeAll(w.Body)
+	require.NoError(t, err)
+	for _, frame := range small.Image {
+		require.Equal(t, red, color.RGBAModel.Convert(frame.At(16, 5)))
+		require.Equal(t, color.RGBA{}, color.RGBAModel.Convert(frame.At(16, 28)))
+	}
 }
