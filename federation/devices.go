@@ -2,6 +2,7 @@ package federation
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -55,11 +56,11 @@ type Devices struct {
 	tasks sync.WaitGroup
 
 	// The following belong to the goroutine that follows.
-	at, stored storage.Pos      // up to where it has followed, and where that is stored
-	sets       map[string]int64 // sets of servers that are stored, by their names; nobody may change one
-	told       int              // acts so far
-	faults     map[move]int     // how often a room could not be read, or what somebody does there
-	passed     bool             // something was passed over since something was stored
+	at, stored storage.Pos                 // up to where it has followed, and where that is stored
+	sets       map[[sha256.Size]byte]int64 // sets of servers that are stored, by the hashes of their names
+	told       int                         // acts so far
+	faults     map[move]int                // how often a room could not be read, or what somebody does there
+	passed     bool                        // something was passed over since something was stored
 
 	lists remoteLists
 
@@ -76,7 +77,7 @@ func NewDevices(cfg DevicesConfig) *Devices {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &Devices{
-		DevicesConfig: cfg, sets: map[string]int64{}, faults: map[move]int{}, kick: make(chan struct{}, 1), reached: make(chan struct{}),
+		DevicesConfig: cfg, sets: map[[sha256.Size]byte]int64{}, faults: map[move]int{}, kick: make(chan struct{}, 1), reached: make(chan struct{}),
 	}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	d.lists.init()
@@ -523,20 +524,16 @@ func (d *Devices) place(a *storage.Act, first storage.Pos, list []deviceNews) st
 
 // setOf is the number of a set of servers, which is stored if it is new.
 func (d *Devices) setOf(a *storage.Act, pos storage.Pos, servers []id.ServerName) int64 {
-	var key strings.Builder
-	for _, name := range servers {
-		key.WriteString(string(name))
-		key.WriteByte(' ')
-	}
-	if number, ok := d.sets[key.String()]; ok {
+	text, _ := json.Marshal(servers) // of strings, it never fails
+	key := sha256.Sum256(text)
+	if number, ok := d.sets[key]; ok {
 		return number
 	}
 	if len(d.sets) >= maxSets {
 		clear(d.sets)
 	}
-	text, _ := json.Marshal(servers) // of strings, it never fails
 	a.Add(storage.InsertDeviceSet, pos, text)
-	d.sets[key.String()] = pos
+	d.sets[key] = pos
 	return pos
 }
 

@@ -22,9 +22,10 @@ type Outbox struct {
 	publish func(tx *storage.Tx, user id.UserID) (*e2ee.PublishedKeys, error)
 
 	mu sync.Mutex // guards the following
-	// owed has the servers that may not have got everything; sets are sets of servers by their numbers.
-	owed map[id.ServerName]debt
-	sets map[int64][]id.ServerName
+	// owed has the servers that may not have got everything; sets are sets of servers by their numbers, with so many names.
+	owed  map[id.ServerName]debt
+	sets  map[int64][]id.ServerName
+	names int
 }
 
 // debt is what a server may not have got.
@@ -234,15 +235,19 @@ func (o *Outbox) set(number int64) ([]id.ServerName, bool) {
 	return names, ok
 }
 
-// maxSets is how many sets of servers are remembered.
-const maxSets = 1000
+const (
+	maxSets     = 1000    // sets of servers that are remembered,
+	maxSetNames = 100_000 // and names in them, about
+)
 
 func (o *Outbox) keepSet(number int64, names []id.ServerName) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.sets) >= maxSets {
+	if len(o.sets) >= maxSets || o.names >= maxSetNames {
 		clear(o.sets)
+		o.names = 0
 	}
+	o.names += len(names) - len(o.sets[number])
 	o.sets[number] = names
 }
 

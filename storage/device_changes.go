@@ -28,8 +28,9 @@ const deleteOldDeviceChanges = `
 
 const deleteDeviceChangesBefore = `DELETE FROM mx_device_changes WHERE user_id = $1 AND audience = $2 AND pos < $3`
 
-// PutDeviceChange adds a change, the same of more devices, and forgets old ones. It is told as of its position. Of the changes that one other user is told of the last one is kept: they are not counted
-// among the others, or whoever signs a key often could have those forgotten.
+// PutDeviceChange adds a change, the same of more devices, and forgets old ones. It is told as of its position. Of the
+// changes that one other user is told of the last one is kept: they are not counted among the others, or whoever signs a
+// key often could have those forgotten.
 func (tx *Tx) PutDeviceChange(c DeviceChange, more ...id.DeviceID) error {
 	for _, device := range append([]id.DeviceID{c.Device}, more...) {
 		if _, err := tx.exec(insertDeviceChange, c.User, c.Pos, device, c.Audience); err != nil {

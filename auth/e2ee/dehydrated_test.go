@@ -81,7 +81,7 @@ func TestDehydratedDeviceIsNoSession(t *testing.T) {
 		})
 	}
 	dehydrate(alice, "DRY").WantOK()
-	require.EqualValues(t, 1_234_567_890_123, alice.Do("GET", "/_matrix/client/v3/devices/DRY", nil).WantOK().Get("last_seen_ts").Int())
+	require.Equal(t, int64(1_234_567_890_123), alice.Do("GET", "/_matrix/client/v3/devices/DRY", nil).WantOK().Get("last_seen_ts").Int())
 	login().WantError(403, "M_FORBIDDEN")
 	dehydrate(alice, "DRY").WantOK()
 	dehydrate(alice, "WET").WantOK()
