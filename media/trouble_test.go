@@ -235,10 +235,18 @@ func TestOpenedOnce(t *testing.T) {
 // TestDeletedLater: what the store could not delete is deleted by the sweeper.
 func TestDeletedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hs, store := withHooks(t)
+		var back atomic.Bool
+		var deleted atomic.Int32
+		store := &hooked{counting: &counting{Store: media.Memory(), keys: map[string]bool{}}, delete: func() error {
+			if !back.Load() {
+				return errors.New("the bucket is away")
+			}
+			deleted.Add(1)
+			return nil
+		}}
+		hs := homeservertest.New(t, func(c *homeserver.Config) { c.Media = store })
 		alice := hs.User("alice")
 		file := upload(t, hs, alice, "", "", []byte("0123456789"))
-		store.delete = func() error { return errors.New("the bucket is away") }
 		require.NoError(t, hs.Homeserver().Admin().DeleteMedia(t.Context(), "mxc://"+file))
 		broken := io.MultiReader(strings.NewReader("0123"), errReader{errors.New("connection reset")})
 		wantError(t, ask(hs, alice, "POST", oldMedia+"upload", "", broken), 400, "M_UNKNOWN")
@@ -246,12 +254,11 @@ func TestDeletedLater(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		require.Equal(t, 1, store.count())
-		deleted := 0
-		store.delete = func() error { deleted++; return nil }
+		back.Store(true)
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		require.Zero(t, store.count())
-		require.Equal(t, 2, deleted, "and each once")
+		require.EqualValues(t, 2, deleted.Load(), "and each once")
 	})
 }
 
