@@ -328,13 +328,13 @@ func TestManyThumbnails(t *testing.T) {
 	alice := hs.User("alice")
 	var files []string
 	for i := range 100 {
-		files = append(files, upload(t, hs, alice, "", "image/png", photo(t, 400+i, 400, "image/png")))
+		files = append(files, upload(t, hs, alice, "", "image/png", photo(t, 200+i, 200, "image/png")))
 	}
 	var drawing, most atomic.Int32
 	store.get = func(body io.ReadCloser) io.ReadCloser {
 		data, err := io.ReadAll(body)
 		require.NoError(t, err)
-		if config, _, _ := image.DecodeConfig(bytes.NewReader(data)); config.Width < 400 {
+		if config, _, _ := image.DecodeConfig(bytes.NewReader(data)); config.Width < 200 {
 			return io.NopCloser(bytes.NewReader(data)) // a thumbnail that is given out
 		}
 		for now := drawing.Add(1); ; {
