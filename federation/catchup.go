@@ -109,8 +109,10 @@ func (s *Sender) caughtUp(ctx context.Context, row storage.Destination, upTo sto
 	return act.Wait(ctx)
 }
 
-// sweepLaterLocked sees to it that there will be a sweep.
+// sweepLaterLocked sees to it that there will be a sweep, and another one if one is under way: that may have looked
+// already.
 func (s *Sender) sweepLaterLocked() {
+	s.sweepAgain = true
 	if s.running && !s.sweeping {
 		s.sweeping = true
 		s.sweeper.set(s.cfg.SweepEvery, s.tidy)
@@ -119,6 +121,9 @@ func (s *Sender) sweepLaterLocked() {
 
 // tidy sweeps, forgets what everybody has got, and comes again as long as anything is left.
 func (s *Sender) tidy() {
+	s.mu.Lock()
+	s.sweepAgain = false
+	s.mu.Unlock()
 	err := s.sweep(s.ctx)
 	left := true
 	if err == nil {
@@ -130,7 +135,7 @@ func (s *Sender) tidy() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sweeping = false
-	if left || err != nil {
+	if left || err != nil || s.sweepAgain {
 		s.sweepLaterLocked()
 	}
 	s.dispatchLocked()

@@ -66,6 +66,24 @@ func TestSenderCatchUp(t *testing.T) {
 	})
 }
 
+// TestSenderTidiesAgain: what is sent while the queue is tidied up is not forgotten there.
+func TestSenderTidiesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOutside(t)
+		o.cfg.SweepEvery = time.Second
+		defer o.start()()
+		for range 50 {
+			o.send(1, "a")
+			time.Sleep(time.Second) // until the very moment of the sweep
+			o.send(1, "a")
+			time.Sleep(time.Minute)
+			outgoing, _ := o.rows()
+			require.Empty(t, outgoing)
+		}
+		o.check()
+	})
+}
+
 // TestSenderCatchUpByCount: in a shorter time more events than a server wants at once may be missed.
 func TestSenderCatchUpByCount(t *testing.T) {
 	tests := []struct {

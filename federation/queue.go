@@ -104,6 +104,7 @@ type Sender struct {
 	retry        alarm // at the first of waiting
 	sweeper      alarm
 	sweeping     bool // sweeper is set, or its sweep is under way
+	sweepAgain   bool // somebody was woken since that sweep began
 }
 
 // class is what a destination is thought to be like.
