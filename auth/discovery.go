@@ -112,6 +112,7 @@ func unstableFeatures() map[string]bool {
 		"org.matrix.msc3912":        true, // redactions with what relates to an event
 		"org.matrix.msc3981":        true, // /relations with recurse
 		"org.matrix.msc4155":        true, // whose invites are taken
+		"org.matrix.msc4293":        true, // bans with which all is redacted
 		"org.matrix.msc4306":        true, // subscriptions to threads
 		"org.matrix.msc4354":        true, // sticky events
 

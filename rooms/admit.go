@@ -344,6 +344,9 @@ func (a *admission) graft(ev *event.Event, stored *roomstate.Event, b *basis) er
 		Meta: a.meta(a.draft), Flags: flags, Auth: b.auth, Prev: b.prev, Missing: b.missing,
 		Before: b.before, Stored: stored, Ord: a.placeOf(),
 	}
+	if flags == storage.InTimeline {
+		g.Clears = clears(ev, b.before)
+	}
 	if a.relay && flags == storage.InTimeline {
 		g.Relay, g.NotTo = true, a.origin
 	}

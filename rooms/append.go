@@ -92,6 +92,7 @@ func (s *Service) append(w *roomstate.Writer, d Draft) (*event.Event, error) {
 	if err := s.beside(w, ev); err != nil {
 		return nil, err
 	}
+	meta.Clears = clears(ev, w.Current())
 	d.turn.take(w, s.Now().UnixMilli())
 	return ev, w.Propose(ev, meta)
 }

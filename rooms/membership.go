@@ -42,6 +42,7 @@ type Change struct {
 type membershipBody struct {
 	UserID id.UserID `json:"user_id"`
 	Reason string    `json:"reason"`
+	Redact bool      `json:"org.matrix.msc4293.redact_events"` // of those who are kicked or banned: all that they have sent
 }
 
 type roomID struct {
@@ -221,7 +222,7 @@ func (s *Service) inviteUser(ctx context.Context, c *httpapi.Call, in *inviteBod
 	if in.Medium != "" || in.Address != "" || in.IDServer != "" {
 		return nil, mxerr.Forbidden.With("this server has no identity server to invite by address")
 	}
-	return nil, s.moderate(ctx, c, "invite", &membershipBody{in.UserID, in.Reason})
+	return nil, s.moderate(ctx, c, "invite", &membershipBody{UserID: in.UserID, Reason: in.Reason})
 }
 
 // kick implements POST /_matrix/client/v3/rooms/{roomId}/kick.
@@ -262,9 +263,13 @@ func (s *Service) moderate(ctx context.Context, c *httpapi.Call, membership stri
 	if err != nil {
 		return mxerr.InvalidParam.With("user_id is not a user id")
 	}
-	return s.SetMembership(ctx, Change{
+	change := Change{
 		Room: c.RoomID("roomId"), Sender: c.User, Target: target, Membership: membership, Reason: in.Reason, Device: c.Device,
-	})
+	}
+	if in.Redact && (membership == kicked || membership == "ban") {
+		change.Content = map[string]any{redactEvents: true}
+	}
+	return s.SetMembership(ctx, change)
 }
 
 // SetMembership changes a membership by the rules of the room, and returns once that is durable. What is so

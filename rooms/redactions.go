@@ -23,6 +23,9 @@ func (a *admission) putRedacting(ev *event.Event, g roomstate.Graft) error {
 		g.RedactedBy = g.Stored.RedactedBy
 	}
 	shown, err := a.graftEarly(&ev, &g)
+	if err == nil {
+		err = a.graftCleared(&ev, &g)
+	}
 	if err != nil {
 		return err
 	}

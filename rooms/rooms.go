@@ -87,6 +87,7 @@ type Service struct {
 	indexer     *indexer     // keeps what searches look into; nil until Start
 	listing     *listing     // the directory
 	schedule    *schedule    // the events that are sent later
+	clearer     *clearer     // redacts what users have sent who are put out with it
 	spaces                   // what is remembered of spaces: see spaces.go
 }
 
@@ -97,7 +98,9 @@ func New(cfg Config) *Service {
 	}
 	s := &Service{Config: cfg, listing: newListing(), spaces: newSpaces()}
 	s.schedule = newSchedule(s)
+	s.clearer = newClearer(s)
 	cfg.Cache.WatchArrivals(s.schedule.arrived)
+	cfg.Cache.WatchClearings(s.clearer.look)
 	cfg.Cache.Watch(s.listing.changed)
 	return s
 }
@@ -106,10 +109,12 @@ func New(cfg Config) *Service {
 func (s *Service) Start() {
 	s.indexer = startIndexer(s)
 	s.schedule.start()
+	s.clearer.start()
 }
 
 // Close ends it and awaits that.
 func (s *Service) Close() {
+	s.clearer.close()
 	s.schedule.close()
 	if s.indexer != nil {
 		s.indexer.close()

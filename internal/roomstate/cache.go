@@ -59,6 +59,7 @@ type Cache struct {
 	stickies stickies
 	oldRooms atomic.Int64  // one more than the number up to which rooms may be that old, 0 while that was not read
 	watch    []func(*Room) // called when the current state of a room has changed
+	clears   func()        // called when all that a user has sent is to be redacted; may be nil
 
 	mu sync.Mutex // guards the following
 	// rooms are those in memory or being loaded; order has them by last use; bytes is about their size.

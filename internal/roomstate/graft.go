@@ -105,7 +105,7 @@ func (w *Writer) Graft(ev *event.Event, g Graft) error {
 		w.extremities = extremities
 		return err
 	}
-	w.plan = append(w.plan, p)
+	w.take(p)
 	return nil
 }
 
@@ -318,6 +318,7 @@ func (w *Writer) placeGraft(act *storage.Act, p *proposal, at storage.Pos) error
 	if g.Awaits != "" {
 		act.Add(storage.InsertPendingRedaction, string(g.Awaits), p.Pos)
 	}
+	w.clear(act, p)
 	if g.Stored == nil {
 		w.addRows(act, p)
 	} else {

@@ -36,6 +36,7 @@ type Meta struct {
 
 	Redacts *Event     // the event of this room that the new one redacts; its redacted form is stored with it
 	Awaits  id.EventID // the event that a redaction would redact, while it is not here
+	Clears  bool       // all that the target of this member event has sent is to be redacted: Cache.WatchClearings
 }
 
 // Pending is what was proposed to a room in one act and is on its way to storage.
@@ -55,6 +56,8 @@ type Writer struct {
 	act  storage.Act
 	plan []proposal
 
+	stripped []stripping // in the order in which that is done
+
 	overlay     map[Key]*event.Event // state events of the plan
 	extremities []Extremity
 	created     bool // the act makes the room
@@ -63,6 +66,9 @@ type Writer struct {
 
 	with, lead *Writer // whose events are part of this act; of whose act these events are part
 }
+
+// stripping is an event of the room that becomes its redacted form with the act, and the event because of which.
+type stripping struct{ target, by *Event }
 
 type proposal struct {
 	*Event
@@ -220,9 +226,20 @@ func (w *Writer) Propose(ev *event.Event, meta Meta) error {
 	w.extremities = append(slices.DeleteFunc(slices.Clone(w.extremities), func(x Extremity) bool {
 		return slices.Contains(ev.PrevEvents, x.ID)
 	}), x)
-	w.plan = append(w.plan, p)
+	w.take(p)
 	return nil
 }
+
+// take puts a proposal at the end of the plan.
+func (w *Writer) take(p proposal) {
+	w.plan = append(w.plan, p)
+	if p.meta.Redacts != nil {
+		w.Strip(p.meta.Redacts, p.Event)
+	}
+}
+
+// Strip lets an event of the room become its redacted form with the act, because of another one.
+func (w *Writer) Strip(target, by *Event) { w.stripped = append(w.stripped, stripping{target, by}) }
 
 // proposeState puts a state event of the head into the state that the next one is proposed on.
 func (w *Writer) proposeState(p *proposal) (err error) {
@@ -423,6 +440,7 @@ func (w *Writer) placeEvent(act *storage.Act, p *proposal, at storage.Pos) error
 	}
 	w.settle(p)
 	w.stick(act, p)
+	w.clear(act, p)
 	w.addRows(act, p)
 	w.send(act, p, before)
 	return nil
@@ -485,26 +503,23 @@ func (w *Writer) placeRoom(act *storage.Act, from int64) {
 
 // placeRedactions lets the targets of redactions be replaced in the same act.
 func (w *Writer) placeRedactions(act *storage.Act) {
-	for i := range w.plan {
-		p := &w.plan[i]
-		target := p.meta.Redacts
-		if target == nil {
-			continue
-		}
-		act.Also(func(tx *storage.Tx, _ storage.Pos) error {
-			redacted, err := target.Redacted()
-			if err != nil {
-				return err
-			}
-			if target.StateKey != nil {
-				if err := tx.DeleteListing(w.Num); err != nil {
-					return err
-				}
-			}
-			return tx.RedactEvent(target.Pos, redacted.JSON, p.Pos)
-		})
-		w.unrelate(act, target)
+	for _, r := range w.stripped {
+		act.Also(func(tx *storage.Tx, _ storage.Pos) error { return w.writeRedacted(tx, r) })
+		w.unrelate(act, r.target)
 	}
+}
+
+func (w *Writer) writeRedacted(tx *storage.Tx, r stripping) error {
+	redacted, err := r.target.Redacted()
+	if err != nil {
+		return err
+	}
+	if r.target.StateKey != nil {
+		if err := tx.DeleteListing(w.Num); err != nil {
+			return err
+		}
+	}
+	return tx.RedactEvent(r.target.Pos, redacted.JSON, r.by.Pos)
 }
 
 // committed shows readers the events. It runs in the batcher, in the order of positions.
@@ -513,7 +528,6 @@ func (w *Writer) committed() {
 	for i := range w.plan {
 		p := &w.plan[i]
 		w.keepEvent(p)
-		w.redact(p)
 		if !p.arrives() && !p.moves() && p.stickyEnd == 0 {
 			continue
 		}
@@ -521,6 +535,9 @@ func (w *Writer) committed() {
 		for _, m := range p.memberships() {
 			w.cache.users.moved(w.ID, m)
 		}
+	}
+	for _, r := range w.stripped {
+		w.redact(r)
 	}
 	w.stuck()
 	arrived := w.arrivals()
@@ -538,7 +555,7 @@ func (w *Writer) committed() {
 
 // redactsState reports whether what the state says has changed though its events have not.
 func (w *Writer) redactsState() bool {
-	return slices.ContainsFunc(w.plan, func(p proposal) bool { return p.meta.Redacts != nil && p.meta.Redacts.StateKey != nil })
+	return slices.ContainsFunc(w.stripped, func(r stripping) bool { return r.target.StateKey != nil })
 }
 
 // keepEvent puts an event where readers look.
@@ -608,19 +625,16 @@ func (p *proposal) memberships() []Member {
 	return []Member{{id.UserID(*p.StateKey), p.Membership(), p.Pos, p.Arrived()}}
 }
 
-// redact puts the redacted form of a redaction's target where readers look.
-func (w *Writer) redact(p *proposal) {
-	if p.meta.Redacts == nil {
-		return
-	}
-	t := p.meta.Redacts
+// redact puts the redacted form of an event where readers look.
+func (w *Writer) redact(r stripping) {
+	t := r.target
 	ev, err := t.Redacted()
 	if err != nil {
 		return // its act would have been refused
 	}
 	redacted := &Event{
 		Event: ev, Pos: t.Pos, Ord: t.Ord, Before: t.Before, After: t.After, Now: t.Now, Flags: t.Flags,
-		RedactedBy: p.Pos, Device: t.Device, Txn: t.Txn,
+		RedactedBy: r.by.Pos, Device: t.Device, Txn: t.Txn,
 	}
 	w.cache.events.replace(t.Pos, redacted, redacted.cost())
 	v := *w.View()
@@ -640,6 +654,7 @@ func (w *Writer) announced() {
 	}
 	w.cache.hub.Wake(Joined{w.Room}, users...)
 	w.wakeSender()
+	w.wakeClearer()
 	w.done()
 	if w.with != nil {
 		w.with.announced()
