@@ -315,6 +315,7 @@ func TestWhereBundlesAre(t *testing.T) {
 	isWhole("/context", gjson.Parse("["+around.Get("event").Raw+"]"), inThread, replace)
 	isWhole("/relations", relations(alice, room, message, nil).WantOK().Get("chunk"), inThread, replace)
 	isWhole("/threads", threads(alice, room, nil).WantOK().Get("chunk"), message, thread)
+	isWhole("/search", search(alice, "first").WantOK().Get(found+".results.#.result"), message, thread)
 	require.Equal(t, edit, bundled(alice, room, inThread).Get(replace+".event_id").String())
 
 	timeline := "rooms.join." + gjsonPath(room) + ".timeline.events"
