@@ -54,14 +54,14 @@ func tiffOrientation(tiff []byte) int {
 }
 
 // turn puts an image upright.
-func turn(m *image.NRGBA, orientation int) *image.NRGBA {
+func turn(m *image.RGBA, orientation int) *image.RGBA {
 	if orientation <= 1 {
 		return m
 	}
 	w, h := m.Bounds().Dx(), m.Bounds().Dy()
-	out := image.NewNRGBA(image.Rect(0, 0, w, h))
+	out := image.NewRGBA(image.Rect(0, 0, w, h))
 	if orientation >= 5 {
-		out = image.NewNRGBA(image.Rect(0, 0, h, w))
+		out = image.NewRGBA(image.Rect(0, 0, h, w))
 	}
 	for y := range h {
 		for x := range w {

@@ -60,7 +60,7 @@ var formats = []format{
 	{"\xff\xd8\xff", jpeg.DecodeConfig, jpeg.Decode, "image/jpeg"},
 	{"\x89PNG\r\n\x1a\n", png.DecodeConfig, png.Decode, "image/png"},
 	{"GIF8?a", gif.DecodeConfig, gif.Decode, "image/gif"},
-	{"RIFF????WEBP", webp.DecodeConfig, webp.Decode, "image/webp"},
+	{"RIFF????WEBP", configOfWebP, webp.Decode, "image/webp"},
 }
 
 // formatOf tells a file's format by its first bytes, whatever its sender called it.
@@ -98,7 +98,7 @@ func drawn(open func() (io.ReadCloser, error), size ThumbnailSize, maxPixels int
 			return p, err
 		}
 	}
-	return drawnStill(open, f, size)
+	return drawnStill(open, f, config, size)
 }
 
 // measured tells the format and the extent of an image.
@@ -125,32 +125,52 @@ func measured(open func() (io.ReadCloser, error)) (f format, config image.Config
 const maxHeader = 256 << 10
 
 // drawnStill makes a thumbnail that does not move.
-func drawnStill(open func() (io.ReadCloser, error), f format, size ThumbnailSize) (picture, error) {
+func drawnStill(open func() (io.ReadCloser, error), f format, config image.Config, size ThumbnailSize) (picture, error) {
 	body, err := open()
 	if err != nil {
 		return picture{}, err
 	}
 	defer body.Close()
 	r := bufio.NewReaderSize(body, maxHeader)
+	head, _ := r.Peek(maxHeader)
 	turned := 1
 	if f.kind == "image/jpeg" {
-		head, _ := r.Peek(maxHeader)
 		turned = orientation(head)
-	}
-	full, err := f.decode(r)
-	if err != nil {
-		return picture{}, fmt.Errorf("%w: %v", errNoPicture, err)
 	}
 	if turned >= 5 { // lies on its side
 		size.Width, size.Height = size.Height, size.Width
 	}
-	from, to := plan(full.Bounds(), size)
-	if from == full.Bounds() && to.Size() == from.Size() && turned == 1 && f.kind != "image/gif" {
+	bounds := image.Rect(0, 0, config.Width, config.Height)
+	if from, to := plan(bounds, size); from == bounds && to == bounds && turned == 1 && !moves(f.kind, head) {
 		return picture{kind: f.kind}, nil
 	}
-	small := image.NewNRGBA(to)
-	draw.BiLinear.Scale(small, to, full, from, draw.Src, nil)
-	return encoded(turn(small, turned), f.kind)
+	full, err := decoded(f, head, r)
+	if err != nil {
+		return picture{}, fmt.Errorf("%w: %v", errNoPicture, err)
+	}
+	from, to := plan(full.Bounds(), size)
+	return encoded(turn(shrunk(full, from, to), turned), f.kind)
+}
+
+// decoded decodes an image: of one that moves, how it begins.
+func decoded(f format, head []byte, r io.Reader) (image.Image, error) {
+	if f.kind == "image/webp" && moves(f.kind, head) {
+		return firstOfWebP(r)
+	}
+	return f.decode(r)
+}
+
+// shrunk makes a part of an image smaller. It is halved, by the mean of four pixels each, until less than half of that is
+// left to do: so every pixel counts, and no more memory is taken than a quarter of the image.
+func shrunk(full image.Image, from, to image.Rectangle) *image.RGBA {
+	for from.Dx() >= 2*to.Dx() && from.Dy() >= 2*to.Dy() && !to.Empty() {
+		half := image.NewRGBA(image.Rect(0, 0, from.Dx()/2, from.Dy()/2))
+		draw.ApproxBiLinear.Scale(half, half.Bounds(), full, from, draw.Src, nil)
+		full, from = half, half.Bounds()
+	}
+	small := image.NewRGBA(to)
+	draw.ApproxBiLinear.Scale(small, to, full, from, draw.Src, nil)
+	return small
 }
 
 // plan says which part of an image becomes an image of which extent. It is never larger than that part.
@@ -182,7 +202,7 @@ func within(width, height, maxWidth, maxHeight int) (int, int) {
 }
 
 // encoded encodes a thumbnail: photographs as JPEG, what has transparent parts, or was drawn, as PNG.
-func encoded(m *image.NRGBA, from string) (picture, error) {
+func encoded(m *image.RGBA, from string) (picture, error) {
 	var out bytes.Buffer
 	if m.Opaque() && (from == "image/jpeg" || from == "image/webp") {
 		err := jpeg.Encode(&out, m, &jpeg.Options{Quality: 82})
@@ -232,9 +252,7 @@ func scaledGIF(full *gif.GIF, size ThumbnailSize) (picture, error) {
 			before = slices.Clone(canvas.Pix)
 		}
 		draw.Draw(canvas, frame.Bounds(), frame, frame.Bounds().Min, draw.Over)
-		scaled := image.NewRGBA(to)
-		draw.BiLinear.Scale(scaled, to, canvas, from, draw.Src, nil)
-		small.Image = append(small.Image, paletted(scaled, withTransparent(frame.Palette)))
+		small.Image = append(small.Image, paletted(shrunk(canvas, from, to), withTransparent(frame.Palette)))
 		small.Disposal = append(small.Disposal, gif.DisposalBackground)
 		switch disposalOf(full, i) {
 		case gif.DisposalBackground:

@@ -28,6 +28,9 @@ var sizes = []struct{ width, height, square int }{
 	{32, 32, 32}, {96, 96, 96}, {320, 240, 320}, {640, 480, 640}, {800, 600, 800}, {1600, 1200, 1600},
 }
 
+// whole is an image as large as it is, "animated" or not.
+var whole = ThumbnailSize{Width: 1 << 20, Height: 1 << 20}
+
 // fitting is the smallest size that is made and not smaller than what is asked for; ok is false when there is none.
 func fitting(asked ThumbnailSize) (made ThumbnailSize, ok bool) {
 	for _, size := range sizes {
@@ -111,8 +114,11 @@ func (s *Service) thumbnail(ctx context.Context, q Wanted, asked ThumbnailSize) 
 	}
 	asked.Animated = asked.Animated && baseType(m.Type) == "image/gif" // whatever else does not move is made once
 	size, ok := fitting(asked)
-	if !ok {
+	switch {
+	case !ok && (asked.Animated || baseType(m.Type) == "image/jpeg"):
 		return original(m)
+	case !ok:
+		size = whole
 	}
 	t, err := s.made(ctx, m, size)
 	if err != nil {
