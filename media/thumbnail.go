@@ -28,7 +28,7 @@ var sizes = []struct{ width, height, square int }{
 	{32, 32, 32}, {96, 96, 96}, {320, 240, 320}, {640, 480, 640}, {800, 600, 800}, {1600, 1200, 1600},
 }
 
-// whole is an image as large as it is, "animated" or not.
+// whole is a thumbnail as large as the image: for what moves and is asked for still, in a size beyond all that are made.
 var whole = ThumbnailSize{Width: 1 << 20, Height: 1 << 20}
 
 // fitting is the smallest size that is made and not smaller than what is asked for; ok is false when there is none.
