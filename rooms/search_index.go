@@ -14,10 +14,10 @@ import (
 
 // How the indexer works.
 const (
-	indexLinger  = 100 * time.Millisecond // from a commit until it looks, so that one look is for many
-	indexAtOnce  = 100                    // events of one transaction
-	indexPeople  = 64                     // memberships of one transaction
-	indexAwaited = 2 * time.Second        // how long a search waits until what was sent before it can be found
+	indexLinger  = time.Second     // from a commit until it looks, so that one look is for many
+	indexAtOnce  = 100             // events of one transaction
+	indexPeople  = 64              // memberships of one transaction
+	indexAwaited = 2 * time.Second // how long a search waits until what was sent before it can be found
 )
 
 // indexer reads what was committed, some time behind, and keeps what searches look into: the words of messages, and who
