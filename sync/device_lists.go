@@ -396,7 +396,7 @@ func (l *look) writeDevices() {
 	if len(l.changed)+len(l.left) > 0 {
 		l.out.said = true
 		l.out.key("device_lists").raw("{")
-		l.out.key("changed").users(l.changed).key("left").users(l.left).raw("}")
+		l.out.some("changed", l.changed).some("left", l.left).raw("}")
 	}
 	if l.counted != nil && !l.counted.equal(l.counts) {
 		l.out.said = true // since the client began to wait
@@ -424,6 +424,14 @@ func (p *page) users(list []id.UserID) *page {
 		p.item().text(string(user))
 	}
 	return p.raw("]")
+}
+
+// some writes a list of users unless it is empty.
+func (p *page) some(name string, list []id.UserID) *page {
+	if len(list) == 0 {
+		return p
+	}
+	return p.key(name).users(list)
 }
 
 // tellDevices wakes those who share a room with users whose devices have changed, until ctx ends.
