@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -94,4 +95,42 @@ func withoutCreate(list string) string {
 		}
 	}
 	return kept
+}
+
+// MSC4293: who joins a room finds nothing that somebody had sent who was banned with all of it, though the ban is only
+// told, and neither do they when it comes late.
+func TestJoinersSeeNothingOfTheBanned(t *testing.T) {
+	for _, version := range []string{"10", "12"} {
+		network := homeservertest.NewNetwork(t)
+		rogue := network.Rogue("rogue.test")
+		one := network.New("one.test")
+		alice, mallory, eve := one.User("alice"), rogue.UserID("mallory"), rogue.UserID("eve")
+		room := rogue.CreateRoom(version, mallory)
+		member := func(sender, target string, content homeservertest.Fields) homeservertest.PDU {
+			return room.Extend(homeservertest.Draft{
+				Type: "m.room.member", Sender: sender, StateKey: homeservertest.Key(target), Content: content,
+			})
+		}
+		join := member(eve, eve, homeservertest.Fields{"membership": "join"})
+		early := room.Extend(rogue.Text(eve, "spam"))
+		late := rogue.Text(eve, "late spam")
+		late.Prev, late.Before = []string{join.ID}, func(f homeservertest.Fields) { f["depth"] = 1000 }
+		lateEvent := room.Build(late)
+		member(mallory, eve, homeservertest.Fields{"membership": "ban", "org.matrix.msc4293.redact_events": true})
+		alice.Do("POST", "/_matrix/client/v3/join/"+room.ID+"?via=rogue.test", map[string]any{}).WantOK()
+		room.Add(lateEvent)
+		answer := rogue.Send(one, []homeservertest.PDU{lateEvent}).WantOK()
+		require.Empty(t, answer.Get("pdus").Map()[lateEvent.ID].Get("error").String())
+		chunk := alice.Messages(room.ID, url.Values{"dir": {"b"}, "limit": {"100"}}).WantOK().Get("chunk").Array()
+		found := false
+		for _, e := range chunk {
+			if e.Get("event_id").String() == early.ID {
+				found = true
+				require.Equal(t, "{}", e.Get("content").Raw)
+				require.Equal(t, "m.room.member", e.Get("unsigned.redacted_because.type").String())
+			}
+			require.NotEqual(t, lateEvent.ID, e.Get("event_id").String())
+		}
+		require.True(t, found)
+	}
 }

@@ -26,7 +26,7 @@ var unstableRoutes = map[string]string{
 	"org.matrix.msc4140":                             "/unstable/org.matrix.msc4140/",
 	"org.matrix.msc4143":                             "/unstable/org.matrix.msc4143/",
 	"org.matrix.msc4155":                             "/invite", // rooms.TestInviteFilter
-	"org.matrix.msc4293":                             "/ban", // rooms.TestBanWithEverything
+	"org.matrix.msc4293":                             "/ban",    // rooms.TestBanWithEverything
 	"org.matrix.msc4306":                             "/unstable/io.element.msc4306/",
 	"org.matrix.msc4354":                             "/send/{eventType}", // events that stick
 	"uk.half-shot.msc2666.query_mutual_rooms":        "/unstable/uk.half-shot.msc2666/",

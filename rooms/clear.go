@@ -33,6 +33,9 @@ func clears(ev *event.Event, before *roomstate.State) bool {
 	if !out || string(canonjson.Get(ev.Content(), redactEvents)) != "true" {
 		return false
 	}
+	if before.Event("m.room.create", "") == nil {
+		return false
+	}
 	// "This means having a power level higher than or equal to `redacts` *and* `events["m.room.redaction"]` (if set)."
 	levels, err := before.Levels()
 	return err == nil && levels.User(ev.Sender) >= max(levels.Redact(), levels.Event("m.room.redaction", false))
@@ -52,8 +55,15 @@ func (a *admission) graftCleared(ev **event.Event, g *roomstate.Graft) error {
 		return nil
 	}
 	by, err := a.w.StateEvent(a.w.Context(), a.w.Current().Root(), "m.room.member", string((*ev).Sender))
-	if err != nil || by == nil || !clears(by.Event, a.w.At(by.Before)) {
-		return errors.Join(err, a.w.Err())
+	if err != nil || by == nil {
+		return err
+	}
+	before := a.w.At(by.Before)
+	if by.Before == 0 { // another server has told of it
+		before = a.w.Current()
+	}
+	if !clears(by.Event, before) {
+		return a.w.Err()
 	}
 	g.RedactedBy = by.Pos
 	*ev, err = (*ev).Redacted()
