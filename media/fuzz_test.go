@@ -13,6 +13,8 @@ func FuzzImages(f *testing.F) {
 	for _, format := range formats {
 		f.Add([]byte(strings.ReplaceAll(format.magic, "?", "9")), 32, 32, true, true)
 	}
+	f.Add(webP(40, 20), 32, 32, false, false)
+	f.Add(webP(0, 0, extended(20, 10, 2), frame(4, 2, 16, 8, chunk("VP8L", lossless(16, 8)))), 32, 32, false, false)
 	f.Fuzz(func(t *testing.T, data []byte, width, height int, crop, animated bool) {
 		size, ok := fitting(ThumbnailSize{width, height, crop, animated})
 		if !ok || width <= 0 || height <= 0 {
