@@ -158,6 +158,15 @@ func TestStills(t *testing.T) {
 	require.Equal(t, color.NRGBA{255, 0, 0, 255}, color.NRGBAModel.Convert(m.At(5, 5)))
 }
 
+// M-04: lengths that lead nowhere do no harm.
+func TestMovesPNG(t *testing.T) {
+	for _, length := range []string{"\x7f\xff\xff\xff", "\xff\xff\xff\xff", "\x80\x00\x00\x00", "\x00\x00\x00\x00"} {
+		require.True(t, movesPNG([]byte("\x89PNG\r\n\x1a\n"+length+"aaAa"+"\x00\x00\x00\x00")))
+	}
+	require.True(t, movesPNG(nil))
+	require.False(t, movesPNG(encodedPNG(t, 1, 1)))
+}
+
 // M-04: the picture in a WebP is not larger than what is said of it outside.
 func TestWebPBombs(t *testing.T) {
 	const large = 16384
@@ -169,6 +178,10 @@ func TestWebPBombs(t *testing.T) {
 		"a frame beyond the canvas":  webP(0, 0, extended(10, 10, 2), frame(0, 0, large, large, bomb)),
 		"a frame outside":            webP(0, 0, extended(10, 10, 2), frame(20, 0, 10, 10, chunk("VP8L", lossless(10, 10)))),
 		"a frame without a canvas":   webP(0, 0, frame(0, 0, 10, 10, chunk("VP8L", lossless(10, 10)))),
+		"behind a frame":             webP(0, 0, extended(10, 10, 0), frame(0, 0, 10, 10, chunk("VP8L", lossless(10, 10))), bomb),
+		"beside an animation":        webP(0, 0, extended(10, 10, 2), bomb),
+		"a late head":                webP(0, 0, chunk("XXXX", ""), extended(10, 10, 2), frame(0, 0, 10, 10, chunk("VP8L", lossless(10, 10))), bomb),
+		"two heads":                  webP(0, 0, extended(10, 10, 0), extended(10, 10, 2), frame(0, 0, 10, 10, chunk("VP8L", lossless(10, 10))), bomb),
 		"a transparent one":          webP(0, 0, extended(large*8, large*8, 16), chunk("ALPH", "\x00")),
 		"transparency larger":        webP(0, 0, extended(large*8, large*8, 16), chunk("ALPH", "\x00"), chunk("VP8L", lossless(10, 10))),
 		"nothing":                    webP(0, 0, extended(10, 10, 2)),

@@ -24,7 +24,7 @@ func moves(kind string, head []byte) bool {
 	case "image/png":
 		return movesPNG(head)
 	case "image/webp":
-		return len(head) > 20 && string(head[12:16]) == "VP8X" && head[20]&2 != 0
+		return len(head) > 20 && string(head[12:16]) == "VP8X" && head[20]&animatedWebP != 0
 	}
 	return false
 }
@@ -33,14 +33,14 @@ func moves(kind string, head []byte) bool {
 //
 // Spec: https://www.w3.org/TR/png-3/#acTL-chunk
 func movesPNG(head []byte) bool {
-	for at := 8; at+8 <= len(head); {
+	for at := int64(8); at+8 <= int64(len(head)); {
 		switch string(head[at+4 : at+8]) {
 		case "acTL":
 			return true
 		case "IDAT":
 			return false
 		}
-		at += 12 + int(binary.BigEndian.Uint32(head[at:])&0x7fffffff)
+		at += 12 + int64(binary.BigEndian.Uint32(head[at:]))
 	}
 	return true
 }
@@ -53,7 +53,8 @@ var errNoWebP = errors.New("media: not a WebP")
 // Spec: https://developers.google.com/speed/webp/docs/riff_container
 type webpReader struct {
 	r      io.Reader
-	canvas image.Point // of the extended format, zero before it is known
+	canvas image.Point // of the extended format, whose head comes first
+	moving bool        // the picture is an animation
 }
 
 // configOfWebP tells the extent of a WebP. It has looked at the picture itself too, or at an animation's first frame: it is
@@ -65,7 +66,7 @@ func configOfWebP(r io.Reader) (config image.Config, err error) {
 		return config, err
 	}
 	size := w.canvas
-	if name == "ANMF" {
+	if w.moving {
 		_, _, err = w.frame(body)
 	} else if size, err = pictureSize(name, body); w.canvas != (image.Point{}) && w.canvas != size {
 		err = errNoWebP
@@ -79,25 +80,38 @@ func (w *webpReader) picture() (name string, body io.Reader, err error) {
 	if _, err := io.ReadFull(w.r, riff[:]); err != nil {
 		return "", nil, err
 	}
-	for {
+	for first := true; ; first = false {
 		name, body, err := nextChunk(w.r)
 		switch {
 		case err != nil:
 			return "", nil, err
-		case name == "VP8 " || name == "VP8L" || name == "ANMF":
+		case w.moving && name == "ANMF", !w.moving && (name == "VP8 " || name == "VP8L"):
 			return name, body, nil
+		case name == "VP8X" && !first:
+			return "", nil, errNoWebP
 		case name == "VP8X":
-			var x [10]byte
-			if _, err := io.ReadFull(body, x[:]); err != nil {
+			if err := w.extend(body); err != nil {
 				return "", nil, err
 			}
-			w.canvas = image.Pt(1+int24(x[4:]), 1+int24(x[7:]))
 		}
 		if _, err := io.Copy(io.Discard, body); err != nil {
 			return "", nil, err
 		}
 	}
 }
+
+// extend reads the head of the extended format.
+func (w *webpReader) extend(body io.Reader) error {
+	var x [10]byte
+	if _, err := io.ReadFull(body, x[:]); err != nil {
+		return err
+	}
+	w.moving, w.canvas = x[0]&animatedWebP != 0, image.Pt(1+int24(x[4:]), 1+int24(x[7:]))
+	return nil
+}
+
+// animatedWebP says in the head of the extended format that the file is an animation.
+const animatedWebP = 2
 
 // frame reads a frame of an animation: its place on the canvas, and the picture as a file of its own. That is as large as
 // the frame says.
@@ -173,8 +187,8 @@ func pictureSize(name string, body io.Reader) (size image.Point, err error) {
 // firstOfWebP decodes the first frame of an animated WebP, on its canvas.
 func firstOfWebP(r io.Reader) (image.Image, error) {
 	w := &webpReader{r: r}
-	name, body, err := w.picture()
-	if err != nil || name != "ANMF" {
+	_, body, err := w.picture()
+	if err != nil || !w.moving {
 		return nil, errNoWebP
 	}
 	at, file, err := w.frame(body)
