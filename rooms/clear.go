@@ -146,76 +146,86 @@ func (cl *clearer) work(ctx context.Context) error {
 
 // clear redacts what is to be redacted because of one event.
 func (cl *clearer) clear(ctx context.Context, c *storage.Clearing) error {
-	for done := false; !done; {
-		p, last, err := cl.clearSome(ctx, c)
+	for c.Done < c.UpTo {
+		some, err := cl.next(ctx, c)
 		if err != nil {
 			return err
 		}
-		if err := p.Wait(ctx); err != nil {
-			return err
+		if len(some.sent) > 0 || some.last == c.UpTo { // else nobody has to be held up
+			if err := cl.strip(ctx, c, some); err != nil {
+				return err
+			}
 		}
-		c.Done, done = last, last == c.UpTo
+		c.Done = some.last
 	}
 	return nil
 }
 
-// clearSome does so with the next of them. It returns the place up to which that is done.
-func (cl *clearer) clearSome(ctx context.Context, c *storage.Clearing) (p *roomstate.Pending, last int64, err error) {
-	room, events, err := cl.next(ctx, c)
-	if err != nil {
-		return nil, 0, err
-	}
-	w, err := cl.lock(ctx, room)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer w.Unlock()
-	if err := stripSent(w, c.By, events); err != nil {
-		return nil, 0, err
-	}
-	if last = c.UpTo; len(events) == clearAtOnce {
-		last = events[clearAtOnce-1].Ord
-	}
-	w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error {
-		if last == c.UpTo {
-			return tx.Cleared(c.By)
-		}
-		return tx.ClearedUpTo(c.By, last)
-	})
-	return w.Queue(), last, nil
+// cleared are the next events that are looked at.
+type cleared struct {
+	room id.RoomID
+	sent []storage.Pos // those that are to be redacted
+	last int64         // the place up to which they are all
 }
 
 // next returns the events that are to be looked at.
-func (cl *clearer) next(ctx context.Context, c *storage.Clearing) (room id.RoomID, events []storage.Event, err error) {
+func (cl *clearer) next(ctx context.Context, c *storage.Clearing) (some cleared, err error) {
 	err = cl.DB.Read(ctx, func(tx *storage.Tx) error {
 		r, err := tx.RoomByNumber(c.Room)
-		if err == nil {
-			room = r.ID
-			events, err = tx.EventsForwards(c.Room, c.Done, c.UpTo, clearAtOnce)
+		if err != nil {
+			return err
+		}
+		by, err := tx.EventsAt([]storage.Pos{c.By})
+		if err == nil && len(by) == 0 {
+			err = storage.ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		events, err := tx.EventsForwards(c.Room, c.Done, c.UpTo, clearAtOnce)
+		target, _ := canonjson.String(canonjson.Get(by[0].JSON, "state_key"))
+		some = cleared{room: r.ID, sent: sentBy(target, events), last: c.UpTo}
+		if len(events) == clearAtOnce {
+			some.last = events[clearAtOnce-1].Ord
 		}
 		return err
 	})
-	return room, events, err
+	return some, err
 }
 
-// stripSent redacts those of some events which the target of a member event has sent.
-func stripSent(w *roomstate.Writer, by storage.Pos, events []storage.Event) error {
-	because, err := w.EventsAt(w.Context(), []storage.Pos{by})
+// strip redacts some events and notes how far everything is done.
+func (cl *clearer) strip(ctx context.Context, c *storage.Clearing, some cleared) error {
+	p, err := cl.stripLocked(ctx, c, some)
 	if err != nil {
 		return err
 	}
-	targets, err := w.EventsAt(w.Context(), sentBy(*because[0].StateKey, events))
+	return p.Wait(ctx)
+}
+
+// stripLocked is the part of strip that holds the room's lock.
+func (cl *clearer) stripLocked(ctx context.Context, c *storage.Clearing, some cleared) (*roomstate.Pending, error) {
+	w, err := cl.lock(ctx, some.room)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, target := range targets {
-		if target.RedactedBy != 0 || !clearable(target.Event) {
-			continue
+	defer w.Unlock()
+	events, err := w.EventsAt(ctx, append([]storage.Pos{c.By}, some.sent...))
+	if err != nil {
+		return nil, err
+	}
+	for _, target := range events[1:] {
+		if target.RedactedBy == 0 && clearable(target.Event) {
+			w.Strip(target, events[0])
+			w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(target.ID) })
 		}
-		w.Strip(target, because[0])
-		w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error { return tx.DeleteAnnotation(target.ID) })
 	}
-	return nil
+	w.Act().Also(func(tx *storage.Tx, _ storage.Pos) error {
+		if some.last == c.UpTo {
+			return tx.Cleared(c.By)
+		}
+		return tx.ClearedUpTo(c.By, some.last)
+	})
+	return w.Queue(), nil
 }
 
 // sentBy returns the positions of those events that a user has sent.

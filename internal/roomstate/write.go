@@ -652,7 +652,9 @@ func (w *Writer) announced() {
 			users = append(users, m.User)
 		}
 	}
-	w.cache.hub.Wake(Joined{w.Room}, users...)
+	if len(w.plan) > 0 { // of what is only stripped nobody is told
+		w.cache.hub.Wake(Joined{w.Room}, users...)
+	}
 	w.wakeSender()
 	w.wakeClearer()
 	w.done()
