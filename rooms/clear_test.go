@@ -165,3 +165,31 @@ func TestClearingGoesOn(t *testing.T) {
 		return err
 	}))
 }
+
+// What others have said between stays, and is passed over.
+func TestClearingPassesOverOthers(t *testing.T) {
+	f := newFederated(t, "11")
+	f.Start()
+	defer f.Close()
+	first := f.say(bob, "spam")
+	var others []*event.Event
+	for i := range 450 {
+		others = append(others, f.say(alice, fmt.Sprint(i)))
+	}
+	last := f.say(bob, "more spam")
+	f.put(alice, "m.room.member", string(bob), map[string]any{"membership": "ban", redactEvents: true})
+	require.Eventually(t, func() bool {
+		return f.stored(first).RedactedBy != 0 && f.stored(last).RedactedBy != 0
+	}, 5*time.Second, 5*time.Millisecond)
+	for _, ev := range others {
+		require.Zero(t, f.stored(ev).RedactedBy)
+	}
+	require.Eventually(t, func() (done bool) {
+		require.NoError(t, f.DB.Read(context.Background(), func(tx *storage.Tx) error {
+			left, err := tx.Clearings(1)
+			done = len(left) == 0
+			return err
+		}))
+		return done
+	}, 5*time.Second, 5*time.Millisecond)
+}
